@@ -1,0 +1,1 @@
+"""What watches: one module per source, imported as `headrace.sources.…`."""
