@@ -9,8 +9,8 @@
   clean         remove the environment and the caches
   help          this text
 
-Standard library only, and written so that any Python 3 can read it: an old one must get as far as saying what is
-missing. Every failure of the set-up is one line with its remedy, never a traceback.
+Standard library only, and written so that any Python 3 can read it: an old one must get as far
+as saying what is missing. Every failure of the set-up is one line with its remedy.
 """
 
 import hashlib
@@ -27,8 +27,14 @@ VENV = os.path.join(ROOT, ".venv")
 BIN = os.path.join(VENV, "bin")
 STAMP = os.path.join(VENV, "headrace-stamp.json")
 LOG = os.path.join(VENV, "pip.log")
-# Asks an interpreter what `import` alone can tell: Debian ships venv without ensurepip.
-PROBE = "import sys; assert sys.version_info >= (3, 11); print('new'); import venv, ensurepip; print('whole')"
+# Debian ships venv without ensurepip, where only an import tells.
+PROBE = """
+import sys
+assert sys.version_info >= (3, 11)
+print("new")
+import venv, ensurepip
+print("whole")
+"""
 
 
 class Failed(Exception):  # noqa: N818 - it ends the task, with this line
@@ -40,11 +46,11 @@ def say(line):
     sys.stderr.flush()
 
 
-# --- the environment ------------------------------------------------------------------------------------------------
+# --- the environment ---
 
 
 def probe(python):
-    """Return what `python` answers: [] for none or an old one, ["new"] without venv, ["new", "whole"]."""
+    """Return [] for no Python or an old one, ["new"] without ensurepip, else ["new", "whole"]."""
     try:
         # A shim on the PATH (pyenv) may exist and lead nowhere: only running it tells.
         pipe = subprocess.PIPE
@@ -55,16 +61,17 @@ def probe(python):
 
 
 def find_python():
-    """Return a Python that can make the environment: this one, else the first that fits on the PATH."""
+    """Return a Python that can make the environment: this one, else the first on the PATH."""
     # Inside an environment, and .venv may be the one to be replaced, its base is meant.
     own = getattr(sys, "_base_executable", None) or sys.executable
     found = [own] + [path for path in map(shutil.which, NAMES) if path]
-    answers = [probe(python) for python in found]
-    for python, answer in zip(found, answers):
-        if "whole" in answer:
+    answers = {}
+    for python in found:
+        answers[python] = probe(python)
+        if "whole" in answers[python]:
             return python
-    if any(answers):
-        raise Failed("this Python has no venv and ensurepip; install them: apt install python3-venv")
+    if any(answers.values()):
+        raise Failed("this Python cannot make environments; install: apt install python3-venv")
     raise Failed(
         "Headrace needs Python %d.%d or newer; this is %d.%d and there is no other on the PATH;"
         " install one: apt install python3 python3-venv" % (NEEDED + sys.version_info[:2])
@@ -72,7 +79,7 @@ def find_python():
 
 
 def wanted():
-    """Return what a good environment's stamp says; a moved checkout has dead paths in its scripts."""
+    """Return what a good environment's stamp says; once moved, its scripts have dead paths."""
     digest = hashlib.sha256()
     for name in ("pyproject.toml", "dev.py"):
         with open(os.path.join(ROOT, name), "rb") as file:
@@ -89,11 +96,12 @@ def stamped():
 
 
 def python_works():
-    return os.path.exists(os.path.join(BIN, "python"))  # false too where the base Python was removed
+    # False too where the Python that the environment was made from has been removed.
+    return os.path.exists(os.path.join(BIN, "python"))
 
 
 def run_step(step, command):
-    """Run one step of the set-up quietly; its whole output is in the log, its reason in the one line."""
+    """Run one step of the set-up quietly: its output goes to the log, its reason to the one line."""
     with open(LOG, "ab") as log:
         start = log.tell()
         code = subprocess.call(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
@@ -101,14 +109,14 @@ def run_step(step, command):
         with open(LOG, "rb") as log:
             log.seek(start)
             text = log.read().decode("utf-8", "replace")
-        raise Failed("%s failed: %s (the whole story: %s)" % (step, reason(text), os.path.relpath(LOG)))
+        raise Failed("%s: %s (more in %s)" % (step, reason(text), os.path.relpath(LOG)))
 
 
 def reason(text):
     """Return the line of pip's output that says most."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if any("NewConnectionError" in line or "ConnectTimeout" in line for line in lines):
-        return "the package index cannot be reached; connect, or point pip at a mirror (PIP_INDEX_URL)"
+        return "the package index cannot be reached; connect, or set PIP_INDEX_URL to a mirror"
     ours = [line for line in lines if line.startswith("headrace: ")]
     errors = [line for line in lines if line.lower().startswith("error:")]
     return (ours or errors or lines or ["no word from pip"])[0]
@@ -128,14 +136,15 @@ def setup():
         want, have = wanted(), stamped()
         if have == want and python_works():
             return
-        # The stamp goes first and comes last: what was interrupted between has none, and is made anew.
+        # The stamp goes first and comes last: what was interrupted has none, and is made anew.
         if have.get("root") == ROOT and python_works():
             os.remove(STAMP)
         else:
             make_venv()
         say("installing Headrace and its development tools")
-        pip = [os.path.join(BIN, "python"), "-m", "pip", "--disable-pip-version-check", "-q", "install"]
-        run_step("pip install", pip + ["--editable", ".[dev]"])
+        # Compiling all that is installed takes a third of the time; Python compiles what it imports.
+        pip = [os.path.join(BIN, "python"), "-m", "pip", "install", "--quiet", "--no-compile"]
+        run_step("pip failed", pip + ["--disable-pip-version-check", "--editable", ".[dev]"])
         with open(STAMP + ".new", "w") as file:
             json.dump(want, file)
         os.rename(STAMP + ".new", STAMP)
@@ -145,7 +154,7 @@ class Locked:
     """One set-up at a time: `make test` and `make check` may start together."""
 
     def __enter__(self):
-        import fcntl  # noqa: PLC0415 - where it is missing (Windows), main() has said so
+        import fcntl  # where it is missing (Windows), main() has said so
 
         self.fd = os.open(ROOT, os.O_RDONLY)
         fcntl.flock(self.fd, fcntl.LOCK_EX)
@@ -154,7 +163,7 @@ class Locked:
         os.close(self.fd)
 
 
-# --- the tasks ------------------------------------------------------------------------------------------------------
+# --- the tasks ---
 
 
 def call(program, *args):
@@ -211,7 +220,7 @@ def only_setup():
 
 
 def usage():
-    print(__doc__.strip())
+    sys.stdout.write(__doc__)
     return 0
 
 
