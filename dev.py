@@ -30,14 +30,14 @@ LOG = os.path.join(VENV, "pip.log")
 # Debian ships venv without ensurepip, where only an import tells.
 PROBE = """
 import sys
-assert sys.version_info >= (3, 11)
+assert sys.version_info >= (%d, %d)
 print("new")
 import venv, ensurepip
 print("whole")
-"""
+""" % NEEDED
 
 
-class Failed(Exception):  # noqa: N818 - it ends the task, with this line
+class Failed(Exception):
     """What is missing, and what to install."""
 
 
@@ -101,7 +101,7 @@ def python_works():
 
 
 def run_step(step, command):
-    """Run one step of the set-up quietly: its output goes to the log, its reason to the one line."""
+    """Run one step of the set-up; its output goes to the log, its reason to the one line."""
     with open(LOG, "ab") as log:
         start = log.tell()
         code = subprocess.call(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
@@ -142,7 +142,7 @@ def setup():
         else:
             make_venv()
         say("installing Headrace and its development tools")
-        # Compiling all that is installed takes a third of the time; Python compiles what it imports.
+        # Compiling everything would take a third of the time; Python compiles what it imports.
         pip = [os.path.join(BIN, "python"), "-m", "pip", "install", "--quiet", "--no-compile"]
         run_step("pip failed", pip + ["--disable-pip-version-check", "--editable", ".[dev]"])
         with open(STAMP + ".new", "w") as file:
