@@ -1,0 +1,1 @@
+"""The journal to one consumer: cursor, order, retry, dead letters."""

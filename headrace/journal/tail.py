@@ -1,0 +1,74 @@
+"""The newest blocks in memory, and who waits for the next one: what every engine needs for consumers at the head."""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from headrace.journal.block import Block, Kind
+from headrace.protocols import Page, Position
+
+TAIL_BYTES: Final = 8 << 20
+PAGE_BYTES: Final = 4 << 20
+
+
+class Tail:
+    """The last blocks of one shard, at most `TAIL_BYTES` of decoded lines, each decoded once for all consumers."""
+
+    def __init__(self, head: Position) -> None:
+        self.head = head
+        self._blocks: deque[Block] = deque()
+        self._bytes = 0
+        self._waiting: list[asyncio.Future[None]] = []
+
+    @property
+    def start(self) -> Position:
+        """The first position that can be read from here."""
+        return self._blocks[0].first if self._blocks else self.head
+
+    def extend(self, blocks: Sequence[Block]) -> None:
+        """Add durable blocks in order and wake who waits for them."""
+        for block in blocks:
+            self._blocks.append(block)
+            self._bytes += block.raw_size
+            self.head = block.end
+        while self._bytes > TAIL_BYTES and len(self._blocks) > 1:
+            self._bytes -= self._blocks.popleft().raw_size
+        self.wake()
+
+    def wake(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+    def clear(self) -> None:
+        """Forget the blocks, so that all reads go to the engine (after a block was skipped)."""
+        self._blocks.clear()
+        self._bytes = 0
+
+    async def grown(self, position: Position) -> None:
+        while self.head <= position:
+            future = asyncio.get_running_loop().create_future()
+            self._waiting.append(future)
+            await future
+
+    def page(self, start: Position, wanted: Callable[[Sequence[Kind]], bool]) -> Page:
+        """As `Journal.read`, for a start that is not before `self.start`."""
+        found: list[Block] = []
+        size, end = 0, start
+        first = max(0, bisect_right(self._blocks, start, key=lambda block: block.first) - 1)
+        for index in range(first, len(self._blocks)):
+            block = self._blocks[index]
+            if block.end <= start:
+                continue
+            if wanted(block.kinds):
+                if found and size + block.raw_size > PAGE_BYTES:
+                    break
+                found.append(block)
+                size += block.raw_size
+            end = block.end
+        return Page(found, end)
