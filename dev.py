@@ -16,6 +16,7 @@ as saying what is missing. Every failure of the set-up is one line with its reme
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -28,13 +29,16 @@ BIN = os.path.join(VENV, "bin")
 STAMP = os.path.join(VENV, "headrace-stamp.json")
 LOG = os.path.join(VENV, "pip.log")
 # Debian ships venv without ensurepip, where only an import tells.
-PROBE = """
+PROBE = (
+    """
 import sys
 assert sys.version_info >= (%d, %d)
 print("new")
 import venv, ensurepip
 print("whole")
-""" % NEEDED
+"""
+    % NEEDED
+)
 
 
 class Failed(Exception):
@@ -114,9 +118,10 @@ def run_step(step, command):
 
 def reason(text):
     """Return the line of pip's output that says most."""
+    missing = re.search(r"No matching distribution found for (\S+)", text)
+    if missing:
+        return "no package index in reach has %s; connect, or set PIP_INDEX_URL" % missing.group(1)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if any("NewConnectionError" in line or "ConnectTimeout" in line for line in lines):
-        return "the package index cannot be reached; connect, or set PIP_INDEX_URL to a mirror"
     ours = [line for line in lines if line.startswith("headrace: ")]
     errors = [line for line in lines if line.lower().startswith("error:")]
     return (ours or errors or lines or ["no word from pip"])[0]

@@ -18,7 +18,7 @@ Links get lost in zip archives, and on systems that have none (Windows). Either
 class LinksSurvived(BuildHookInterface[Any]):
     """Runs before every build: sdist, wheel and editable install."""
 
-    def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         links = ("headrace/sources", "headrace/sinks", "headrace/handlers")
         lost = [link for link in links if not Path(self.root, link, "__init__.py").is_file()]
         if lost:

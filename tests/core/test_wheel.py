@@ -44,20 +44,14 @@ def tree(tmp_path: Path) -> Path:
     for name in TREE:
         path = ROOT / name
         if path.is_dir():
-            shutil.copytree(
-                path, copy / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__")
-            )
+            shutil.copytree(path, copy / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
         elif path.exists():
             shutil.copy(path, copy)
     return copy
 
 
 def modules() -> set[str]:
-    return {
-        f"headrace/{path.relative_to(ROOT)}"
-        for folder in FOLDERS
-        for path in (ROOT / folder).rglob("*.py")
-    }
+    return {f"headrace/{path.relative_to(ROOT)}" for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")}
 
 
 def test_the_wheel_has_one_top_level_name_and_real_adapters(wheel: Path) -> None:
@@ -125,9 +119,7 @@ def install(wheel: Path, env: Path) -> Path:
 
 
 def run(program: Path, *args: str) -> str:
-    done = subprocess.run(
-        [program, *args], capture_output=True, text=True, check=False, cwd=program.anchor
-    )
+    done = subprocess.run([program, *args], capture_output=True, text=True, check=False, cwd=program.anchor)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
