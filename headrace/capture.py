@@ -1,0 +1,238 @@
+"""One source into the journal: encoding, order, back-pressure, and state that reads see at once.
+
+`SourceCapture` is the same in the daemon and in a child process; only the `Port` below it differs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import Future
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from headrace.errors import Fatal, Permanent
+from headrace.event import Event, source_seed
+from headrace.failpoints import reach
+from headrace.journal.block import Lines, SealedBlock, cut, seal
+from headrace.protocols import Change, Journal, Row, Store, Write
+
+MAX_WRITES: Final = 5_000  # rows of state in one append, so that no append holds the writer for long
+IN_FLIGHT: Final = 8 << 20  # bytes handed over and not yet durable, beyond which a source waits
+INLINE: Final = 128 << 10  # bytes up to which compressing in the loop is cheaper than a hop to a thread
+
+
+class Port(Protocol):
+    """The way to the journal: directly, or over the pipe of a child process."""
+
+    def submit(self, blocks: Sequence[SealedBlock], writes: Sequence[Write]) -> Future[None]: ...
+    async def get(self, key: bytes) -> bytes | None: ...
+    async def scan(self, prefix: bytes, after: bytes | None, limit: int) -> list[tuple[bytes, bytes]]: ...
+    async def find(self, secondary: bytes) -> list[tuple[bytes, bytes]]: ...
+
+
+class JournalPort:
+    """The port of a source that runs in the daemon."""
+
+    def __init__(self, journal: Journal, source: str) -> None:
+        self._journal = journal
+        self._store: Store = journal.store
+        self._space = state_space(source)
+
+    def submit(self, blocks: Sequence[SealedBlock], writes: Sequence[Write]) -> Future[None]:
+        rows = [Row(self._space, *write) for write in writes]
+        return self._journal.submit(Change(blocks, rows, intake=True))
+
+    async def get(self, key: bytes) -> bytes | None:
+        return await self._store.get(self._space, key)
+
+    async def scan(self, prefix: bytes, after: bytes | None, limit: int) -> list[tuple[bytes, bytes]]:
+        return await self._store.scan(self._space, prefix, after, limit)
+
+    async def find(self, secondary: bytes) -> list[tuple[bytes, bytes]]:
+        return await self._store.find(self._space, secondary)
+
+
+def state_space(source: str) -> str:
+    """The space of a source's rows in the store."""
+    return f"source:{source}"
+
+
+class SourceCapture:
+    """The `Capture` of one run of one source."""
+
+    def __init__(self, port: Port, source: str, max_event: int) -> None:
+        self._port = port
+        self._source = source
+        self._seed = source_seed(source)
+        self._max_event = max_event
+        self._order = asyncio.Lock()
+        self._in_flight: dict[Future[None], int] = {}
+        self._settled = asyncio.Event()
+        self._failed: BaseException | None = None
+        self.state = Overlay(port)
+
+    async def append(self, events: Sequence[Event] | Lines, state: Sequence[Write] = ()) -> None:
+        future = await self.submit(events, state)
+        await asyncio.shield(future)
+        reach("capture.after-append")
+
+    async def submit(self, events: Sequence[Event] | Lines, state: Sequence[Write] = ()) -> Future[None]:
+        if len(state) > MAX_WRITES:
+            raise Fatal(f"an append carries at most {MAX_WRITES} rows of state, not {len(state)}")
+        async with self._order:
+            lines = events if isinstance(events, Lines) else self._encode(events)
+            blocks = await self._seal(lines)
+            size = sum(block.size for block in blocks)
+            await self._room(size)
+            reach("capture.before-append")
+            return self._hand_over(blocks, state, size)
+
+    async def drain(self) -> None:
+        """Wait until nothing is in flight any more, whatever became of it."""
+        if self._in_flight:
+            await asyncio.wait(list(self._in_flight))
+
+    def _encode(self, events: Sequence[Event]) -> Lines:
+        fitted = [fit(event, self._max_event) for event in events]
+        return Lines.of([event for event, _ in fitted], self._seed, [line for _, line in fitted])
+
+    async def _seal(self, lines: Lines) -> list[SealedBlock]:
+        if len(lines.data) <= INLINE:
+            return [seal(self._source, part) for part in cut(lines)]
+        return await asyncio.to_thread(lambda: [seal(self._source, part) for part in cut(lines)])
+
+    async def _room(self, size: int) -> None:
+        while self._in_flight and sum(self._in_flight.values()) + size > IN_FLIGHT and not self._failed:
+            self._settled.clear()
+            await self._settled.wait()
+        if self._failed:
+            raise self._failed
+
+    def _hand_over(self, blocks: Sequence[SealedBlock], state: Sequence[Write], size: int) -> Future[None]:
+        future = self._port.submit(blocks, state)
+        number = self.state.submitted(state)
+        self._in_flight[future] = size
+
+        def settle(done: Future[None]) -> None:
+            del self._in_flight[done]
+            self._settled.set()
+            if done.cancelled() or done.exception():
+                self._failed = self._failed or _why(done)
+            else:
+                self.state.durable(number)
+
+        future.add_done_callback(settle)
+        return future
+
+
+def _why(future: Future[None]) -> BaseException:
+    return asyncio.CancelledError() if future.cancelled() else (future.exception() or Fatal("append failed"))
+
+
+class Overlay:
+    """A source's state: what is durable, with what was submitted on top."""
+
+    def __init__(self, port: Port) -> None:
+        self._port = port
+        self._writes: dict[bytes, tuple[int, Write]] = {}
+        self._number = 0
+        self._durable = 0
+        self._reads = 0
+
+    def submitted(self, writes: Iterable[Write]) -> int:
+        """Lay these on top; returns the number to call `durable` with."""
+        self._number += 1
+        for write in writes:
+            self._writes[write.key] = (self._number, write)
+        return self._number
+
+    def durable(self, number: int) -> None:
+        """All writes up to this number are in the store."""
+        self._durable = number
+        self._forget()
+
+    def _forget(self) -> None:
+        # A read that began before a write was durable may not have seen it in the store: keep what it needs.
+        if not self._reads and self._writes:
+            kept = {key: it for key, it in self._writes.items() if it[0] > self._durable}
+            self._writes = kept
+
+    async def get(self, key: bytes) -> bytes | None:
+        if key in self._writes:
+            return self._writes[key][1].value
+        return await self._port.get(key)
+
+    async def scan(self, prefix: bytes, after: bytes | None, limit: int) -> list[tuple[bytes, bytes]]:
+        self._reads += 1
+        try:
+            rows = await self._port.scan(prefix, after, limit)
+            return self._merged(rows, prefix, after, limit)
+        finally:
+            self._reads -= 1
+            self._forget()
+
+    def _merged(
+        self, rows: list[tuple[bytes, bytes]], prefix: bytes, after: bytes | None, limit: int
+    ) -> list[tuple[bytes, bytes]]:
+        if not self._writes:
+            return rows
+        last = rows[-1][0] if len(rows) == limit else None
+        merged: dict[bytes, bytes | None] = dict(rows)
+        for key, (_, write) in self._writes.items():
+            behind = (after is None or key > after) and (last is None or key <= last)
+            if behind and key.startswith(prefix):
+                merged[key] = write.value
+        found = [(key, value) for key, value in sorted(merged.items()) if value is not None]
+        return found[:limit]
+
+    async def find(self, secondary: bytes) -> list[tuple[bytes, bytes]]:
+        self._reads += 1
+        try:
+            rows = dict(await self._port.find(secondary))
+            for key, (_, write) in self._writes.items():
+                rows.pop(key, None)
+                if write.value is not None and write.secondary == secondary:
+                    rows[key] = write.value
+            return sorted(rows.items())
+        finally:
+            self._reads -= 1
+            self._forget()
+
+
+def fit(event: Event, limit: int) -> tuple[Event, bytes]:
+    """The event and its line; values of `data` that make it too large are left out and named in `data.oversize`.
+
+    Raises `Permanent` where the attributes alone are too large.
+    """
+    line = event.line()
+    if len(line) <= limit:
+        return event, line
+    data, left_out = event.data if isinstance(event.data, dict) else {"value": event.data}, []
+    while len(line) > limit:
+        path = _largest(data)
+        if path is None:
+            raise Permanent(f"event {event.id} is larger than max_event ({limit} bytes) even without its data")
+        data = _without(data, path)
+        left_out.append(".".join(path))
+        event = msgspec.structs.replace(event, data={**data, "oversize": left_out})
+        line = event.line()
+    return event, line
+
+
+def _largest(data: dict[str, Any]) -> tuple[str, ...] | None:
+    """The path of the largest value, going into objects; None where nothing is left."""
+    sizes = {key: len(msgspec.json.encode(value)) for key, value in data.items() if key != "oversize"}
+    if not sizes:
+        return None
+    key = max(sizes, key=sizes.__getitem__)
+    inner = _largest(data[key]) if isinstance(data[key], dict) else None
+    return (key, *inner) if inner else (key,)
+
+
+def _without(data: dict[str, Any], path: Sequence[str]) -> dict[str, Any]:
+    first, *rest = path
+    if not rest:
+        return {key: value for key, value in data.items() if key != first}
+    return {**data, first: _without(data[first], rest)}
