@@ -175,7 +175,20 @@ def call(program, *args):
     """Run one program of the environment, in the repository, and return its exit code."""
     setup()
     environ = dict(os.environ, PATH=BIN + os.pathsep + os.environ.get("PATH", ""))
-    return subprocess.call([os.path.join(BIN, program)] + list(args), cwd=ROOT, env=environ)
+    return wait(subprocess.Popen([os.path.join(BIN, program)] + list(args), cwd=ROOT, env=environ))
+
+
+def wait(child):
+    """Return the child's exit code. Ctrl-C reaches it too: it ends in its own time (`call` would kill it)."""
+    interrupted = False
+    while child.poll() is None:
+        try:
+            child.wait()
+        except KeyboardInterrupt:
+            interrupted = True
+    if interrupted and child.returncode:
+        raise KeyboardInterrupt
+    return child.returncode
 
 
 def demo(*args):

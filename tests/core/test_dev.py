@@ -173,6 +173,34 @@ def test_all_checks_run_though_one_fails(
     assert capsys.readouterr().err == "dev: failed: ruff format --check .\n"
 
 
+class Interrupted:
+    """A child that is told to end, and takes its time."""
+
+    def __init__(self, code: int) -> None:
+        self.code, self.waits = code, 0
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    def wait(self) -> None:
+        self.waits += 1
+        if self.waits < 3:
+            raise KeyboardInterrupt
+        self.returncode = self.code
+
+
+def test_an_interrupted_program_may_clean_up(dev: Any) -> None:
+    assert dev.wait(Interrupted(0)) == 0  # `demo` ends well with Ctrl-C
+
+
+def test_an_interrupted_check_ends_the_run(dev: Any) -> None:
+    child = Interrupted(2)
+    with pytest.raises(KeyboardInterrupt):
+        dev.wait(child)
+    assert child.waits == 3
+
+
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not here: apt install make")
 def test_make_without_python_says_what_to_install(checkout: Path) -> None:
     done = subprocess.run(

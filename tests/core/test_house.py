@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import os
+import sys
 import tomllib
 from collections.abc import Iterator
 from functools import cache
@@ -152,6 +153,12 @@ def test_every_entry_point_names_a_module_of_its_folder(name: str, target: str) 
     folder = {"contracts": "handlers"}.get(kind := name.partition(":")[0][9:], kind)
     assert within(target, f"headrace.{folder}")
     assert importlib.util.find_spec(target) is not None, f"{name} leads nowhere: {target}"
+
+
+def test_the_worker_needs_nothing_but_python() -> None:
+    # It runs in the user's interpreter, where Headrace may not be installed.
+    names = {name.partition(".")[0] for name in imports(ROOT / "handlers" / "worker.py")}
+    assert names <= sys.stdlib_module_names
 
 
 def test_no_example_hides_a_folder() -> None:

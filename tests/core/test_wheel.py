@@ -63,6 +63,11 @@ def test_the_wheel_has_one_top_level_name_and_real_adapters(wheel: Path) -> None
     assert not links
 
 
+def test_the_wheel_shows_the_readme(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        assert b"Description-Content-Type: text/markdown" in archive.read("headrace-0.1.0.dist-info/METADATA")
+
+
 def test_the_sdist_builds_without_links(dist: Path) -> None:
     (path,) = dist.glob("*.tar.gz")
     with tarfile.open(path) as archive:
