@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -44,7 +45,15 @@ def found(page: Path) -> Iterator[Block]:
         yield Block(f"{name(page)}:{line}", fence["language"], body)
 
 
-BLOCKS = [block for page in PAGES for block in found(page)]
+def composed() -> Block:
+    """Return the settings file inside compose.yaml."""
+    text = (ROOT / "compose.yaml").read_text()
+    content = re.search(r"content: \|\n((?: {6}.*\n|\n)+)", text)
+    assert content is not None
+    return Block("compose.yaml", "toml", textwrap.dedent(content[1]))
+
+
+BLOCKS = [*(block for page in PAGES for block in found(page)), composed()]
 
 
 def blocks(*languages: str) -> pytest.MarkDecorator:
