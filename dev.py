@@ -147,7 +147,7 @@ def setup():
         else:
             make_venv()
         say("installing Headrace and its development tools")
-        # Compiling everything would take a third of the time; Python compiles what it imports.
+        # Python compiles what it imports; compiling all that is installed only delays the first task.
         pip = [os.path.join(BIN, "python"), "-m", "pip", "install", "--quiet", "--no-compile"]
         run_step("pip failed", pip + ["--disable-pip-version-check", "--editable", ".[dev]"])
         with open(STAMP + ".new", "w") as file:
