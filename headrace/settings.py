@@ -1,7 +1,10 @@
 """The typed settings: what each table of the TOML file may hold. `settings_file` reads them.
 
-Every class is frozen and refuses unknown keys. Adapters derive from `SourceSettings`, `SinkSettings` or
-`HandlerSettings`; the class is what their entry point names, and it builds the adapter.
+Every class is frozen and refuses unknown keys. Adapters derive from `SourceSettings`, `SinkSettings`
+or `HandlerSettings`; the class is what their entry point names, and it builds the adapter.
+
+A validator raises `ValueError` with a message that stands behind the key (`must end in "/"`), or, where
+it compares several keys, `mistake(key, message)`. Messages must not quote the values of secrets.
 """
 
 from __future__ import annotations
@@ -13,44 +16,73 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from headrace.protocols import Context, Sink, Source
+from headrace.units import (
+    format_duration,
+    format_size,
+    is_loopback,
+    parse_address,
+    parse_duration,
+    parse_size,
+    parse_start,
+)
 
-_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
-_SIZES: Final = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
-_DURATION: Final = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[smhdw]))+")
-_DURATION_PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])")
-_SIZE: Final = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB|TiB)")
-
-
-def parse_duration(value: Any) -> Any:
-    """`"1h30m"`, `"200ms"` as seconds."""
-    if not isinstance(value, str):
-        raise ValueError('a duration is a text such as "200ms", "30s", "1h30m" or "7d"')
-    if not _DURATION.fullmatch(value):
-        raise ValueError(f'"{value}" is no duration; write one as "200ms", "30s", "1h30m" or "7d"')
-    return sum(float(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(value))
+_URI_REFERENCE: Final = re.compile(r"(?:[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=]|%[0-9A-Fa-f]{2})+")
 
 
-def parse_size(value: Any) -> Any:
-    """`"10MiB"` as bytes; a plain number is bytes."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    found = _SIZE.fullmatch(value) if isinstance(value, str) else None
-    if found is None:
-        raise ValueError(f'{value!r} is no size; write one as "512KiB", "10MiB" or "1GiB"')
-    return int(found[1]) * _SIZES[found[2]]
+def mistake(key: str, message: str) -> PydanticCustomError:
+    """What a model validator raises to blame one key (`"retry.max"`: one in a table below)."""
+    return PydanticCustomError("mistake", "{message}", {"key": key, "message": message})
+
+
+def _address(text: str) -> str:
+    parse_address(text)
+    return text
+
+
+def _uri_prefix(text: str) -> str:
+    if not _URI_REFERENCE.fullmatch(text):
+        raise ValueError("must start a URI: letters, digits and -._~:/?#[]@!$&'()*+,;=% only")
+    return text
+
+
+def _folder(path: Any) -> Any:
+    if path == "":
+        raise ValueError("must name a folder")
+    return path
 
 
 Duration = Annotated[float, BeforeValidator(parse_duration, json_schema_input_type=str)]
 """Seconds; written as a text with units."""
-Size = Annotated[int, Field(ge=0), BeforeValidator(parse_size, json_schema_input_type=str | int)]
+Size = Annotated[int, BeforeValidator(parse_size, json_schema_input_type=str | int)]
 """Bytes; written as a text with a binary unit, or as a number."""
-Secret = SecretStr
-"""A text that prints as `***`."""
+Start = Annotated[
+    Literal["earliest", "latest"] | datetime,
+    BeforeValidator(parse_start, json_schema_input_type=Literal["earliest", "latest"] | datetime),
+]
+"""Where a consumer begins when it is first seen."""
+Address = Annotated[str, AfterValidator(_address)]
+"""`HOST:PORT`."""
+
+
+class Secret(SecretStr):
+    """A text that prints as `***`, the empty one too."""
+
+    def _display(self) -> str:
+        return "***"
 
 
 class Settings(BaseModel):
@@ -60,10 +92,11 @@ class Settings(BaseModel):
 
 
 class SourceSettings(Settings):
-    """A `[sources.NAME]` table. `events` are the EVENT names that `on` may choose; None stands for any.
+    """A `[sources.NAME]` table. `events` are the EVENT names `on` may choose; None stands for any.
 
-    `child` makes the source run in a process of its own. `problems` adds what only the whole table can tell, for
-    `check`: messages by key.
+    `child` makes the source run in a process of its own. `problems` is for `check`: what only a look
+    at the outside tells (a path that is not there), messages by key. Relative paths start at
+    `directory`.
     """
 
     events: ClassVar[frozenset[str] | None] = None
@@ -82,12 +115,22 @@ class SourceSettings(Settings):
 
 
 class Retry(Settings):
-    """Exponential with full jitter, from `initial` to `max`; an event is given up after `attempts` or `max_age`."""
+    """Exponential with full jitter, from `initial` to `max`.
+
+    An event is given up after `attempts` or `max_age`.
+    """
 
     initial: Duration = Field(0.2, gt=0)
     max: Duration = Field(300.0, gt=0)
     attempts: int = Field(8, ge=1)
     max_age: Duration = Field(86_400.0, gt=0)
+
+    @model_validator(mode="after")
+    def _initial_first(self) -> Self:
+        if self.initial > self.max:
+            text = format_duration(self.initial)
+            raise mistake("initial", f"{text} is more than max ({format_duration(self.max)})")
+        return self
 
 
 class BatchSize(Settings):
@@ -98,10 +141,18 @@ class BatchSize(Settings):
 
 
 class ConsumerSettings(Settings):
-    """The options of every consumer, a handler or a sink alike. An adapter overrides the defaults."""
+    """The options of every consumer, handlers and sinks alike. An adapter overrides the defaults.
+
+    `bulk`: the sink takes whole batches in order, one at a time, and a batch fails as a whole; so
+    the engine need not look at each event. `own_timeout`: the adapter itself enforces `timeout`,
+    for each event of a batch.
+    """
+
+    bulk: ClassVar[bool] = False
+    own_timeout: ClassVar[bool] = False
 
     on: tuple[str, ...] | None = None
-    start: Literal["earliest", "latest"] | datetime = "latest"
+    start: Start = "latest"
     ordering: Literal["key", "strict", "none"] = "key"
     concurrency: int = Field(1, ge=1, le=1_000)
     batch: BatchSize = BatchSize()
@@ -126,19 +177,34 @@ class SinkSettings(ConsumerSettings):
 
 
 class HandlerSettings(ConsumerSettings):
-    """A `[handlers.NAME]` table; `contract` names the entry point (`function` and `command` follow from their key)."""
+    """A `[handlers.NAME]` table; `contract` names the entry point.
+
+    In the file, `function` and `command` follow from the key of that name.
+    """
 
     contract: str
 
 
 class DaemonSettings(Settings):
-    """`[daemon]`. `admin` is `HOST:PORT`, off unless set; anything but loopback needs `admin_token`."""
+    """`[daemon]`. `admin` is off unless set; anything but loopback needs `admin_token`."""
 
-    data_dir: Path = Path("headrace-data")
-    origin: str = "headrace:"
-    admin: str | None = None
+    data_dir: Annotated[Path, BeforeValidator(_folder, json_schema_input_type=str)] = Path("headrace-data")
+    origin: Annotated[str, AfterValidator(_uri_prefix)] = "headrace:"
+    admin: Address | None = None
     admin_token: Secret | None = None
     grace: Duration = Field(10.0, ge=0)
+
+    @property
+    def admin_address(self) -> tuple[str, int] | None:
+        """Host and port of `admin`."""
+        return None if self.admin is None else parse_address(self.admin)
+
+    @model_validator(mode="after")
+    def _guarded(self) -> Self:
+        token = self.admin_token.get_secret_value() if self.admin_token else ""
+        if self.admin_address and not is_loopback(self.admin_address[0]) and not token:
+            raise mistake("admin", "can be reached from other machines: set admin_token as well")
+        return self
 
 
 class JournalSettings(Settings):
@@ -147,6 +213,13 @@ class JournalSettings(Settings):
     retention: Duration = Field(604_800.0, gt=0)
     max_size: Size = Field(10 << 30, ge=1 << 20)
     max_event: Size = Field(16 << 20, ge=1 << 10)
+
+    @model_validator(mode="after")
+    def _room_for_one(self) -> Self:
+        if self.max_event > self.max_size:
+            size = format_size(self.max_event)
+            raise mistake("max_event", f"{size} is more than max_size ({format_size(self.max_size)})")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
