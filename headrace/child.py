@@ -13,6 +13,7 @@ import signal
 import socket
 import struct
 import sys
+import traceback
 from asyncio import Future, StreamReader, StreamWriter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -115,6 +116,9 @@ class Wire:
         return cls(*await asyncio.open_connection(sock=end, limit=1 << 22))
 
     def send(self, message: Message) -> None:
+        """Queue a message; one for an end that is gone goes nowhere."""
+        if self._writer.is_closing():
+            return
         payload = _encode(message)
         self._writer.writelines((_LENGTH.pack(len(payload)), payload))
 
@@ -293,6 +297,9 @@ class PipeLogger:
 
     def error(self, event: str, **fields: Any) -> None:
         self._wire.send(LogLine("error", event, fields))
+
+    def exception(self, event: str, **fields: Any) -> None:
+        self.error(event, **fields, traceback=traceback.format_exc())
 
 
 async def main(descriptor: int) -> None:

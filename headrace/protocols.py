@@ -27,6 +27,7 @@ __all__ = [
     "Capture",
     "Change",
     "Clock",
+    "ConsumerJournal",
     "Context",
     "Describes",
     "Diagnoses",
@@ -113,12 +114,14 @@ class Batch:
     """Events to deliver, in order, of one shard: encoded lines with their positions; typed events on demand.
 
     `data` is all lines joined, each with its newline. `attempt` counts from 1 and is that of the most tried event.
+    `cursor` is given to a sink that `StoresCursor`: where it will stand once all of the batch is stored.
     """
 
     shard: str
     positions: Sequence[Position]
     data: bytes
     attempt: int = 1
+    cursor: Cursor | None = None
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -262,6 +265,10 @@ class Retains(Protocol):
     def release(self, consumer: str) -> None: ...
 
 
+class ConsumerJournal(Journal, Bounds, Retains, Protocol):
+    """What delivery needs of an engine."""
+
+
 class Clock(Protocol):
     """Time as adapters see it, so that tests can turn it."""
 
@@ -278,6 +285,7 @@ class Logger(Protocol):
     def info(self, event: str, **fields: Any) -> Any: ...
     def warning(self, event: str, **fields: Any) -> Any: ...
     def error(self, event: str, **fields: Any) -> Any: ...
+    def exception(self, event: str, **fields: Any) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)
