@@ -1,0 +1,268 @@
+"""The daemon's side of one worker: its process, its socket, and what became of the frame it holds."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any, Final
+
+from headrace import failpoints
+from headrace.errors import Fatal, HeadraceError, Transient
+from headrace.handlers import worker as wire
+from headrace.handlers.calls import Outcome, WorkerSettings, event_id
+from headrace.handlers.output import ProcessOutput
+from headrace.handlers.process import Process, exit_text, memory_file
+from headrace.protocols import Batch, Logger
+
+_DONE: Final = wire.HEADER.pack(0, wire.DONE)
+_READ: Final = 1 << 18
+
+
+class WorkerProcess:
+    """One worker. It takes one frame at a time, and is used no more once `usable` is false.
+
+    `ready` gives None, or the error for which it cannot be used. `on_end` is called once, when the process is gone.
+    """
+
+    def __init__(self, settings: WorkerSettings, log: Logger, on_end: Callable[[WorkerProcess], None]) -> None:
+        self._settings = settings
+        self._loop = asyncio.get_running_loop()
+        self._log = log
+        self._on_end = on_end
+        self.ready: asyncio.Future[HeadraceError | None] = self._loop.create_future()
+        self.batch = False
+        self.usable = True
+        self.idle_since = 0.0
+        self._received = b""
+        self._unsent = memoryview(b"")
+        self._work: Batch | None = None
+        self._last_work: Batch | None = None
+        self._future: asyncio.Future[Outcome] | None = None
+        self._outcome = Outcome(0)
+        self._begun = time.monotonic()
+        self._overrun: int | None = None
+        self._broken: HeadraceError | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._output = ProcessOutput(log, self._event_of, wire.MARK)
+        self._start(settings)
+        self._arm(settings.start_timeout)
+
+    def _start(self, settings: WorkerSettings) -> None:
+        with ExitStack() as on_error:
+            self._socket, far = socket.socketpair()
+            on_error.callback(self._socket.close)
+            self._socket.settimeout(0)
+            with far, memory_file() as shared:
+                shared.truncate(wire.Progress.SIZE)
+                self._progress = wire.Progress(shared.fileno())
+                on_error.callback(self._progress.close)
+                self._progress.index[0] = wire.NOT_BEGUN
+                inherited = (far.fileno(), shared.fileno())
+                self.process = Process(settings.launch(*inherited), self._output.feed, inherited=inherited)
+            on_error.pop_all()
+        self._loop.add_reader(self._socket, self._receive)
+        self.process.ended.add_done_callback(self._ended)
+
+    # --- one frame
+
+    async def call(self, work: Batch) -> Outcome:
+        """Have every event of the batch called. Cancelling kills the worker, and waits for its end."""
+        self._last_work = self._work = work
+        self._outcome = Outcome(len(work))
+        self._future = self._loop.create_future()
+        self._progress.index[0] = wire.NOT_BEGUN
+        self._begun = time.monotonic()
+        if self._timer is None:
+            self._arm(self._settings.timeout)
+        size = wire.HEADER.pack(wire.NUMBER.size + len(work.data), wire.EVENTS)
+        self._send(b"".join((size, wire.NUMBER.pack(work.attempt), work.data)))
+        failpoints.reach("handler.sent")
+        try:
+            outcome = await self._future
+        except asyncio.CancelledError:
+            self.kill()
+            await asyncio.wait({self.process.ended}, timeout=1)
+            raise
+        failpoints.reach("handler.answered")
+        return outcome
+
+    def _send(self, frame: bytes) -> None:
+        if not self.usable:
+            return
+        self._unsent = memoryview(frame)
+        self._flush()
+        if self._unsent:
+            self._loop.add_writer(self._socket, self._flush)
+
+    def _flush(self) -> None:
+        try:
+            self._unsent = self._unsent[self._socket.send(self._unsent) :]
+        except BlockingIOError:
+            return
+        except OSError:  # it died: its end answers the frame
+            self._unsent = memoryview(b"")
+        if not self._unsent:
+            self._loop.remove_writer(self._socket)
+
+    def _receive(self) -> None:
+        data = self._read()
+        if data == _DONE and not self._received:
+            self._finish()
+        elif data:
+            self._parse(data)
+        elif data is not None:  # closed by the function, or by its death
+            self._loop.remove_reader(self._socket)
+            self.kill()
+
+    def _read(self) -> bytes | None:
+        try:
+            return self._socket.recv(_READ)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return b""
+
+    def _parse(self, data: bytes) -> None:
+        buffer, at = self._received + data, 0
+        while len(buffer) - at >= wire.HEADER.size:
+            size, kind = wire.HEADER.unpack_from(buffer, at)
+            end = at + wire.HEADER.size + size
+            if len(buffer) < end:
+                break
+            self._frame(kind, buffer[at + wire.HEADER.size : end])
+            at = end
+        self._received = buffer[at:]
+
+    def _frame(self, kind: bytes, payload: bytes) -> None:
+        if kind == wire.DONE:
+            self._finish()
+        elif kind == wire.RETURNED:
+            self._outcome.returned[wire.NUMBER.unpack_from(payload)[0]] = payload[wire.NUMBER.size :]
+        elif kind == wire.FAILED:
+            self._failed(wire.NUMBER.unpack_from(payload)[0], json.loads(payload[wire.NUMBER.size :]))
+        elif kind == wire.READY:
+            self._is_ready(json.loads(payload))
+        elif kind == wire.BROKEN:
+            broken = json.loads(payload)
+            self._broken = Fatal(broken["message"], hint=broken["hint"])
+        elif kind == wire.LEAVING:
+            self._answer_for_the_dead("exited")
+            self.stop(grace=1)
+
+    def _failed(self, index: int, answer: Any) -> None:
+        self._outcome.failed[index] = answer["error"]
+        self._log.warning("the function raised", event_id=self._id(index), traceback=answer["traceback"])
+
+    def _is_ready(self, answer: Any) -> None:
+        self.batch = answer["batch"]
+        self._disarm()
+        self._set_ready(None)
+
+    def _set_ready(self, error: HeadraceError | None) -> None:
+        if not self.ready.done():
+            self.ready.set_result(error)
+
+    def _finish(self) -> None:
+        self._work = None
+        if self._future is not None and not self._future.done():
+            self._future.set_result(self._outcome)
+
+    # --- time
+
+    def _arm(self, delay: float) -> None:
+        self._timer = self._loop.call_later(delay, self._check_time)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _check_time(self) -> None:
+        """One timer per time-out, not per event: it looks since when the event in hand is being called."""
+        self._timer = None
+        if not self.ready.done():
+            hint = "importing it takes too long or waits for something"
+            self._broken = Transient(f"{self._settings.function} was not loaded in time", hint=hint)
+            self.kill()
+        elif self._work is not None:
+            since = max(self._begun, self._progress.since[0])
+            left = since + self._settings.timeout - time.monotonic()
+            if left > 0:
+                self._arm(left)
+            else:
+                self._overrun = self._progress.index[0]
+                self.kill()
+
+    # --- the end
+
+    def kill(self) -> None:
+        self.usable = False
+        self.process.kill()
+
+    def stop(self, grace: float) -> None:
+        """Let it end by itself, its exit handlers run; killed after `grace` seconds."""
+        self.usable = False
+        self._close_socket()
+        self._disarm()
+        self._timer = self._loop.call_later(grace, self.process.kill)
+
+    def _ended(self, ended: asyncio.Future[int]) -> None:
+        self.usable = False
+        self._disarm()
+        self._output.close()
+        self._take_rest()
+        self._close_socket()
+        text = exit_text(ended.result())
+        if self._overrun is not None:
+            text = f"timed out after {self._settings.timeout:g} s"
+        self._answer_for_the_dead(text)
+        self._set_ready(self._start_failure(ended.result()))
+        self._progress.close()
+        self._on_end(self)
+
+    def _take_rest(self) -> None:
+        """Answers that arrived before the death count."""
+        while data := self._read():
+            self._parse(data)
+
+    def _close_socket(self) -> None:
+        if self._socket.fileno() < 0:
+            return
+        self._loop.remove_reader(self._socket)
+        self._loop.remove_writer(self._socket)
+        self._socket.close()
+
+    def _start_failure(self, code: int) -> HeadraceError:
+        if self._broken is not None:
+            return self._broken
+        message = f"the worker ended while it loaded {self._settings.function}: {exit_text(code)}"
+        if self._output.last_error:
+            message += f": {self._output.last_error}"
+        if code == -9:  # not its own doing: the kernel short of memory, or an operator
+            return Transient(message, hint="was the system short of memory?")
+        return Fatal(message, hint="the code at module level ended it; its output is in the log")
+
+    def _answer_for_the_dead(self, why: str) -> None:
+        """The frame it holds has an outcome all the same."""
+        if self._work is None:
+            return
+        self._outcome.end(self._progress.index[0], why, self._overrun)
+        self._finish()
+
+    # --- whose output
+
+    def _event_of(self, mark: bytes) -> str | None:
+        """The id of the event a line belongs to: by its mark, else the one in hand when the line is read."""
+        if mark.isdigit():
+            return self._id(int(mark))
+        return None if self._work is None else self._id(self._progress.index[0])
+
+    def _id(self, index: int) -> str | None:
+        work = self._last_work
+        if work is None or not 0 <= index < len(work):
+            return None
+        return event_id(work.lines[index])

@@ -1,0 +1,3 @@
+"""What deep.py needs."""
+
+TYPE = "test.deep"
