@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,18 +16,20 @@ from headrace.errors import Fatal
 _REMOTE: Final = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre"})
 _REMOTE_FUSE: Final = frozenset({"fuse.sshfs", "fuse.glusterfs", "fuse.s3fs", "fuse.rclone", "fuse.gcsfuse"})
 
+_OCTAL: Final = re.compile(r"\\([0-7]{3})")  # how the kernel writes blanks and backslashes in a path
+
 
 def file_system(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str:
     """The type of the file system that holds `path`; `""` where the system does not tell (not Linux)."""
     try:
-        table = mounts.read_text()
+        table = os.fsdecode(mounts.read_bytes())
     except OSError:
         return ""
     best, kind = "", ""
     real = os.path.realpath(path)
     for line in table.splitlines():
         left, _, right = line.partition(" - ")
-        point = left.split()[4].encode().decode("unicode_escape")
+        point = _OCTAL.sub(lambda match: chr(int(match[1], 8)), left.split()[4])
         inside = real == point or real.startswith(point.rstrip("/") + "/")
         if inside and len(point) >= len(best):
             best, kind = point, right.split()[0]
@@ -40,7 +43,7 @@ def claim(data_dir: Path) -> Iterator[Path]:
     Raises `Fatal` where it cannot be made, is not writable, is remote, or another daemon has it.
     """
     try:
-        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make(data_dir)
         lock = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         hint = "set [daemon] data_dir to a folder that this user may write"
@@ -52,6 +55,19 @@ def claim(data_dir: Path) -> Iterator[Path]:
         yield data_dir
     finally:
         os.close(lock)
+
+
+def _make(folder: Path, mode: int = 0o700) -> None:
+    """The folder with its parents, each of them durable in the one above."""
+    if folder.is_dir():
+        return
+    _make(folder.parent, 0o777)
+    folder.mkdir(mode=mode, exist_ok=True)
+    parent = os.open(folder.parent, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(parent)
+    finally:
+        os.close(parent)
 
 
 def _refuse_remote(data_dir: Path) -> None:

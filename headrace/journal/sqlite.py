@@ -10,32 +10,28 @@ import asyncio
 import sqlite3
 import threading
 from asyncio import Future
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
+from headrace.errors import Fatal
 from headrace.journal.block import Block, CorruptBlock, Kind
-from headrace.journal.repair import Repair
-from headrace.journal.schema import damaged, open_reader, open_writer
+from headrace.journal.reading import FIND, Gate, read_page, scan_query, since
+from headrace.journal.repair import Repair, finish, prepared
+from headrace.journal.schema import attach, damaged, open_reader, open_writer
 from headrace.journal.space import RESERVE, Limits, Reserve, Usage
-from headrace.journal.tail import PAGE_BYTES, Tail
-from headrace.journal.writer import Writer
+from headrace.journal.tail import Tail
+from headrace.journal.writer import Listener, Writer
 from headrace.protocols import Change, Logger, Page, Position
 
 SHARD: Final = "0"
 FILE: Final = "journal.db"
+RESERVE_FILE: Final = "reserve"
 READERS: Final = 2
-HEADERS: Final = 256  # heads looked at in one read
 T = TypeVar("T")
-
-_HEADS = (
-    "SELECT first, count, head FROM block"
-    " WHERE first >= coalesce((SELECT max(first) FROM block WHERE first <= ?), ?) ORDER BY first LIMIT ?"
-)
-_FIND = "SELECT key, value FROM state WHERE space=? AND secondary=? ORDER BY key"
 
 
 @asynccontextmanager
@@ -45,7 +41,7 @@ async def open_journal(
     """The journal in a claimed data directory; all it gives is durable. Raises `Fatal` where it cannot be used."""
     path = data_dir / FILE
     db = await asyncio.to_thread(open_writer, path)
-    journal = SqliteJournal(db, path, limits, log, Reserve(data_dir / "reserve", reserve))
+    journal = SqliteJournal(db, path, limits, log, Reserve(data_dir / RESERVE_FILE, reserve))
     journal.start()
     try:
         yield journal
@@ -59,21 +55,27 @@ class SqliteJournal:
     def __init__(self, db: sqlite3.Connection, path: Path, limits: Limits, log: Logger, reserve: Reserve) -> None:
         self._path = path
         self._gate = Gate()
-        self._writer = Writer(db, path, limits, reserve, log, self._committed, self._gate.exclusive)
-        self._tail = Tail(self._writer.head)
+        listener = Listener(self._committed, self._failed)
+        self._writer = Writer(db, path, limits, reserve, log, listener, self._gate.exclusive)
+        self._tail = Tail(self._writer.upkeep.head)
         self._pool = ThreadPoolExecutor(READERS, "journal-reader")
         self._local = threading.local()
-        self._readers: list[sqlite3.Connection] = []
+        # One more reader outlives the writer: SQLite checkpoints when the last connection that may write is closed,
+        # and after a failed fsync that must not happen.
+        self._readers = [open_reader(path)]
+        attach(self._readers[0])
 
     def start(self) -> None:
         self._writer.start(asyncio.get_running_loop())
 
     async def close(self) -> None:
-        """Write what was submitted, complete a checkpoint, and close the file."""
-        await self._writer.stop()
-        await asyncio.to_thread(self._pool.shutdown)
-        for reader in self._readers:
-            reader.close()
+        """Write what was submitted, complete a checkpoint, and close the file. Raises `Fatal` where that failed."""
+        try:
+            await self._writer.stop()
+        finally:
+            await asyncio.to_thread(self._pool.shutdown)
+            for reader in self._readers:
+                reader.close()
 
     # Journal
 
@@ -97,10 +99,13 @@ class SqliteJournal:
     async def read(self, shard: str, start: Position, wanted: Callable[[Sequence[Kind]], bool]) -> Page:
         if start >= self._tail.start:
             return self._tail.page(start, wanted)
-        return await self._in_reader(lambda db: _read(db, start, self._tail.head, wanted))
+        return await self._in_reader(lambda db: read_page(db, start, self._tail.head, wanted))
 
     def _committed(self, blocks: Sequence[Block]) -> None:
         self._tail.extend(blocks)
+
+    def _failed(self, error: Fatal) -> None:
+        self._tail.fail(error)
 
     # Store
 
@@ -111,11 +116,11 @@ class SqliteJournal:
         return None if row is None else bytes(row[0])
 
     async def scan(self, space: str, prefix: bytes, after: bytes | None, limit: int) -> list[tuple[bytes, bytes]]:
-        query, values = _scan_query(space, prefix, after, limit)
+        query, values = scan_query(space, prefix, after, limit)
         return await self._in_reader(lambda db: db.execute(query, values).fetchall())
 
     async def find(self, space: str, secondary: bytes) -> list[tuple[bytes, bytes]]:
-        return await self._in_reader(lambda db: db.execute(_FIND, (space, secondary)).fetchall())
+        return await self._in_reader(lambda db: db.execute(FIND, (space, secondary)).fetchall())
 
     async def _in_reader(self, run: Callable[[sqlite3.Connection], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._read_with, run)
@@ -139,16 +144,26 @@ class SqliteJournal:
         )
 
     async def at(self, shard: str, time: float) -> Position:
-        query = "SELECT coalesce(min(first), ?) FROM block WHERE appended >= ?"
-        return await self._in_reader(lambda db: db.execute(query, (self._tail.head, time)).fetchone()[0])
+        """As `Bounds.at`. A merged block counts by its last event, so none is missed; pages of one short read each."""
+        after: int | None = -1
+        while after is not None:
+            found, after = await self._in_reader(partial(since, after=after, time=time))
+            if found is not None:
+                return found
+        return self._tail.head
 
     def hold(self, consumer: str, shard: str, position: Position) -> None:
-        self._writer.holds[consumer, shard] = position
-        self._writer.nudge()
+        self._hold({**self._writer.upkeep.holds, (consumer, shard): position})
 
     def release(self, consumer: str) -> None:
-        self._writer.holds.pop((consumer, SHARD), None)
-        self._writer.nudge()
+        self._hold({key: at for key, at in self._writer.upkeep.holds.items() if key[0] != consumer})
+
+    def _hold(self, holds: dict[tuple[str, str], Position]) -> None:
+        self._writer.hold(holds)
+
+    def begin_retention(self) -> None:
+        """From now on blocks may be deleted. Call it once every consumer has its hold: before, nothing is."""
+        self._writer.upkeep.retaining = True
 
     async def usage(self) -> Usage:
         return await self._writer.call(self._writer.usage)
@@ -167,7 +182,7 @@ class SqliteJournal:
 
     async def skip(self, first: Position, reason: str) -> int:
         """Take the block at `first` out and record the gap; returns how many events it held."""
-        count = await self._writer.call(lambda: Repair(self._writer.db).skip(first, reason))
+        count = await self._change(lambda db: Repair(db).skip(first, reason))
         self._tail.clear()
         return count
 
@@ -176,85 +191,17 @@ class SqliteJournal:
         return await self._in_reader(lambda db: Repair(db).gaps())
 
     async def backup(self, target: Path) -> None:
-        """A consistent copy, made while everything goes on; the target appears only when it is complete."""
-        await self._writer.call(lambda: Repair(self._writer.db).backup(target, self._writer.turn))
+        """A consistent copy, made while everything goes on; the target appears only when it is complete.
+
+        It holds all that was acknowledged before the call. Raises `Permanent` where the target cannot be written.
+        """
+        with prepared(target) as partial_copy:
+            await self._change(lambda db: Repair(db).copy(partial_copy, self._writer.between))
+            await asyncio.to_thread(finish, partial_copy, target)
+
+    async def _change(self, run: Callable[[sqlite3.Connection], T]) -> T:
+        return await self._writer.call(lambda: self._writer.change(lambda: run(self._writer.db)))
 
 
 def _verify(db: sqlite3.Connection, after: int) -> tuple[list[CorruptBlock], int, bool]:
     return Repair(db).verify(after)
-
-
-class Gate:
-    """Many readers, or the writer alone for a checkpoint that needs all of the log."""
-
-    def __init__(self) -> None:
-        self._condition = threading.Condition()
-        self._readers = 0
-        self._closed = False
-
-    @contextmanager
-    def shared(self) -> Iterator[None]:
-        with self._condition:
-            self._condition.wait_for(lambda: not self._closed)
-            self._readers += 1
-        try:
-            yield
-        finally:
-            with self._condition:
-                self._readers -= 1
-                self._condition.notify_all()
-
-    @contextmanager
-    def exclusive(self) -> Iterator[None]:
-        with self._condition:
-            self._closed = True
-            self._condition.wait_for(lambda: not self._readers)
-        try:
-            yield
-        finally:
-            with self._condition:
-                self._closed = False
-                self._condition.notify_all()
-
-
-def _read(db: sqlite3.Connection, start: int, head: int, wanted: Callable[[Sequence[Kind]], bool]) -> Page:
-    found: list[Block] = []
-    size, end = 0, start
-    rows = db.execute(_HEADS, (start, start, HEADERS)).fetchall()
-    for first, count, head_bytes in rows:
-        if first + count <= start:
-            continue
-        block = Block(head_bytes, b"", None)
-        if wanted(block.kinds):
-            if found and size + block.raw_size > PAGE_BYTES:
-                return Page(found, end)
-            found.append(_load(db, first))
-            size += block.raw_size
-        end = first + count
-    return Page(found, end if len(rows) == HEADERS else max(end, head))
-
-
-def _load(db: sqlite3.Connection, first: int) -> Block:
-    head, index, body = db.execute("SELECT head, idx, body FROM block WHERE first=?", (first,)).fetchone()
-    block = Block(head, index, body)
-    block.lengths, block.data  # noqa: B018 -- decoded here, off the event loop
-    return block
-
-
-def _scan_query(space: str, prefix: bytes, after: bytes | None, limit: int) -> tuple[str, list[Any]]:
-    conditions, values = ["space=?", "key>=?"], [space, prefix]
-    if (end := _after_prefix(prefix)) is not None:
-        conditions.append("key<?")
-        values.append(end)
-    if after is not None:
-        conditions.append("key>?")
-        values.append(after)
-    where = " AND ".join(conditions)
-    query = f"SELECT key, value FROM state WHERE {where} ORDER BY key LIMIT ?"  # noqa: S608 -- fixed conditions
-    return query, [*values, limit]
-
-
-def _after_prefix(prefix: bytes) -> bytes | None:
-    """The first key behind all keys with this prefix; None where there is none."""
-    stripped = prefix.rstrip(b"\xff")
-    return stripped[:-1] + bytes([stripped[-1] + 1]) if stripped else None

@@ -8,21 +8,25 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from headrace.errors import Fatal
 from headrace.journal.block import Block, Kind
 from headrace.protocols import Page, Position
 
 TAIL_BYTES: Final = 8 << 20
 PAGE_BYTES: Final = 4 << 20
+BLOCK_COST: Final = 4_096  # bytes that a block takes beside its lines, about
 
 
 class Tail:
-    """The last blocks of one shard, at most `TAIL_BYTES` of decoded lines, each decoded once for all consumers."""
+    """The last blocks of one shard, about `limit` bytes of memory, each decoded once for all consumers."""
 
-    def __init__(self, head: Position) -> None:
+    def __init__(self, head: Position, limit: float = TAIL_BYTES) -> None:
         self.head = head
+        self._limit = limit
         self._blocks: deque[Block] = deque()
         self._bytes = 0
-        self._waiting: list[asyncio.Future[None]] = []
+        self._waiting: set[asyncio.Future[None]] = set()
+        self._failed: Fatal | None = None
 
     @property
     def start(self) -> Position:
@@ -33,17 +37,20 @@ class Tail:
         """Add durable blocks in order and wake who waits for them."""
         for block in blocks:
             self._blocks.append(block)
-            self._bytes += block.raw_size
+            self._bytes += block.raw_size + BLOCK_COST
             self.head = block.end
-        while self._bytes > TAIL_BYTES and len(self._blocks) > 1:
-            self._bytes -= self._blocks.popleft().raw_size
-        self.wake()
-
-    def wake(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for future in waiting:
+        while self._bytes > self._limit and len(self._blocks) > 1:
+            self._bytes -= self._blocks.popleft().raw_size + BLOCK_COST
+        for future in self._waiting:
             if not future.done():
                 future.set_result(None)
+
+    def fail(self, error: Fatal) -> None:
+        """Nothing will come any more: end all waiting with the error."""
+        self._failed = error
+        for future in self._waiting:
+            if not future.done():
+                future.set_exception(error)
 
     def clear(self) -> None:
         """Forget the blocks, so that all reads go to the engine (after a block was skipped)."""
@@ -51,10 +58,16 @@ class Tail:
         self._bytes = 0
 
     async def grown(self, position: Position) -> None:
+        """Returns once the head is beyond `position`. Raises `Fatal` where that can no longer happen."""
         while self.head <= position:
+            if self._failed:
+                raise self._failed
             future = asyncio.get_running_loop().create_future()
-            self._waiting.append(future)
-            await future
+            self._waiting.add(future)
+            try:
+                await future
+            finally:
+                self._waiting.discard(future)
 
     def page(self, start: Position, wanted: Callable[[Sequence[Kind]], bool]) -> Page:
         """As `Journal.read`, for a start that is not before `self.start`."""

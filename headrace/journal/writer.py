@@ -6,11 +6,12 @@ fsync is never retried: the kernel marks the pages clean, so a second one would 
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import time
 from asyncio import AbstractEventLoop, Future
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -19,16 +20,17 @@ from typing import Any, Final, TypeVar
 
 from headrace.errors import Fatal, HeadraceError, Transient
 from headrace.failpoints import reach
-from headrace.journal import upkeep
+from headrace.journal import schema
 from headrace.journal.block import Block, SealedBlock
-from headrace.journal.schema import WAL_LIMIT, damaged, error_code
+from headrace.journal.intake import Intake, Pending
+from headrace.journal.schema import damaged, disk_full, error_code
 from headrace.journal.space import Limits, Reserve, Usage
+from headrace.journal.upkeep import Upkeep, transaction
 from headrace.protocols import Change, Logger
 
 GROUP_BYTES: Final = 8 << 20
 IDLE: Final = 5.0  # seconds between two rounds of upkeep
-RETRY: Final = 0.5  # seconds between two tries while intake is stopped
-_HELP: Final = 1 << 20  # bytes to free per try when the disk is full
+BUSY: Final = 0.05  # the same while there is more to do
 
 T = TypeVar("T")
 
@@ -40,24 +42,23 @@ _APPEND = "INSERT INTO block VALUES (?, ?, ?, ?, ?, ?)"
 
 
 @dataclass(slots=True)
-class Pending:
-    """A change that waits for its commit."""
-
-    change: Change
-    future: Future[None]
-    size: int
-
-
-@dataclass(slots=True)
 class Call:
-    """Work for the writer's connection that is not a change: upkeep on demand, backup, stop."""
+    """Work for the writer's connection that is not a change: usage, skip, backup, stop."""
 
     run: Callable[[], Any]
     future: Future[Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """What the writer tells, on the loop: the durable blocks of each transaction in order, and its end by a failure."""
+
+    committed: Callable[[Sequence[Block]], None]
+    failed: Callable[[Fatal], None]
+
+
 class Writer:
-    """Runs the thread. `committed` is called on the loop with the durable blocks of each transaction, in order."""
+    """Runs the thread. `exclusive` keeps all readers out, for a checkpoint that needs the whole log."""
 
     def __init__(
         self,
@@ -66,159 +67,156 @@ class Writer:
         limits: Limits,
         reserve: Reserve,
         log: Logger,
-        committed: Callable[[Sequence[Block]], None],
-        exclusive: Callable[[], Any],
+        listener: Listener,
+        exclusive: Callable[[], AbstractContextManager[None]],
     ) -> None:
         self.db = db
+        self.upkeep = Upkeep(db, limits, log)
         self._path = path
         self._wal = path.with_name(path.name + "-wal")
         self._limits = limits
-        self._reserve = reserve
         self._log = log
-        self._committed = committed
+        self._listener = listener
         self._exclusive = exclusive
+        self._intake = Intake(limits, reserve, self.upkeep, log, self._checkpoint)
         self._loop: AbstractEventLoop
         self._queue: SimpleQueue[Pending | Call | None] = SimpleQueue()
-        self._held: deque[Pending] = deque()
-        self._why_stopped = ""
+        self._in_hand: list[Pending] = []
         self._failed: Fatal | None = None
-        self._open = True
+        self._stopping = False  # belongs to the loop
+        self._open = True  # belongs to the thread
         self._upkeep_at = time.monotonic() + IDLE
-        self._merged_to = 0
-        self._vacuumed = 0.0
-        self.holds: dict[tuple[str, str], int] = {}
-        (self.head,) = db.execute("SELECT position FROM head").fetchone()
-        self._size = upkeep.live_size(db)
+        self._wal_limit = schema.WAL_LIMIT
 
     # What the loop calls.
 
     def start(self, loop: AbstractEventLoop) -> None:
         self._loop = loop
-        self._reserve.take()
         self._thread = Thread(target=self._run, name="journal-writer", daemon=True)
         self._thread.start()
 
     def submit(self, change: Change) -> Future[None]:
         future: Future[None] = self._loop.create_future()
-        self._queue.put(Pending(change, future, sum(block.size for block in change.blocks)))
+        self._put(Pending.of(change, future))
         return future
 
     def call(self, run: Callable[[], T]) -> Future[T]:
         """Run something on the writer's connection, between two transactions."""
         future: Future[T] = self._loop.create_future()
-        self._queue.put(Call(run, future))
+        self._put(Call(run, future))
         return future
 
-    def nudge(self) -> None:
-        """Try stopped intake again: a consumer has moved on."""
-        if self._held:
+    def _put(self, item: Pending | Call) -> None:
+        if self._stopping:
+            item.future.set_exception(Transient("the journal is closed"))
+        else:
+            self._queue.put(item)
+
+    def hold(self, holds: dict[tuple[str, str], int]) -> None:
+        """What each consumer needs, by name and shard; stopped intake is tried again."""
+        self.upkeep.holds = holds
+        if self._intake.why:
+            self._intake.nudge()
             self._queue.put(None)
 
     async def stop(self) -> None:
-        """Write what waits, and end the thread. Intake that is stopped fails with `Fatal`."""
-        await self.call(self._close)
-        self._thread.join()
+        """Write what waits, and end the thread. Intake that is stopped fails with `Transient`."""
+        closing = self.call(self._close)
+        self._stopping = True
+        try:
+            await closing
+        finally:
+            await asyncio.to_thread(self._thread.join)
 
     def usage(self) -> Usage:
         """To be run by `call`."""
-        blocks, oldest = self.db.execute("SELECT count(*), coalesce(min(first), ?) FROM block", (self.head,)).fetchone()
-        wal = self._wal.stat().st_size if self._wal.exists() else 0
-        blockers = {name: at for (name, _), at in self.holds.items() if at == min(self.holds.values())}
-        return Usage(self._size, self._limits.max_size, wal, blocks, oldest, self._why_stopped, blockers)
+        upkeep, oldest = self.upkeep, self.upkeep.oldest()
+        why = str(self._failed) if self._failed else self._intake.why
+        events = upkeep.head - oldest
+        return Usage(upkeep.size, self._limits.max_size, self._wal_size(), events, oldest, why, upkeep.blockers())
 
     # What the thread does.
 
     def _run(self) -> None:
+        self._supervised(self._intake.start)
         while self._open:
-            self._turn(self._patience())
+            self._supervised(lambda: self._turn(self._patience()))
         self.db.close()
 
-    def _patience(self) -> float:
-        return RETRY if self._held else max(0.0, self._upkeep_at - time.monotonic())
+    def _supervised(self, run: Callable[[], None]) -> None:
+        try:
+            run()
+        except Exception as error:  # noqa: BLE001 -- a writer that died must not look like one that is slow
+            self._fail(error)
 
-    def turn(self) -> None:
+    def _patience(self) -> float:
+        upkeep = max(0.0, self._upkeep_at - time.monotonic())
+        retry = None if self._failed else self._intake.patience()
+        return upkeep if retry is None else min(retry, upkeep)
+
+    def between(self) -> None:
         """One round without waiting, for a long task on the writer's connection that lets the others by."""
-        self._turn(0.0)
+        self._supervised(lambda: self._turn(0.0))
+        if not self._open or self._failed:
+            raise Transient("the journal was closed meanwhile")
 
     def _turn(self, patience: float) -> None:
-        changes, calls = self._gather(patience)
-        if self._held:
-            changes = [*self._released(), *changes]
-        if changes:
-            self._write(changes)
-        for call in calls:
+        self._in_hand, call = self._gather(patience)
+        if self._failed:
+            self._reject(self._in_hand, self._failed)
+        else:
+            self._write()
+        self._in_hand = []
+        if call is not None:
             self._perform(call)
         if time.monotonic() >= self._upkeep_at:
             self._keep_up()
 
-    def _gather(self, patience: float) -> tuple[list[Pending], list[Call]]:
+    def _gather(self, patience: float) -> tuple[list[Pending], Call | None]:
         """All that waits now, up to `GROUP_BYTES`; a call ends the group, so that it sees what came before it."""
         changes: list[Pending] = []
         size = 0
-        try:
+        with suppress(Empty):
             item = self._queue.get(timeout=patience) if patience > 0 else self._queue.get_nowait()
-            while True:
-                if isinstance(item, Call):
-                    return changes, [item]
+            while not isinstance(item, Call):
                 if item is not None:
                     changes.append(item)
                     size += item.size
                 if size >= GROUP_BYTES:
-                    return changes, []
+                    return changes, None
                 item = self._queue.get_nowait()
-        except Empty:
-            return changes, []
+            return changes, item
+        return changes, None
 
-    def _write(self, changes: list[Pending]) -> None:
-        if self._failed:
-            return self._reject(changes, self._failed)
-        admitted = self._admit(changes)
-        if not admitted:
+    def _write(self) -> None:
+        self._in_hand = self._intake.admit(self._in_hand)
+        if not self._in_hand:
             return None
         try:
-            blocks = self._transaction(admitted)
-        except sqlite3.Error as error:
-            return self._recover(admitted, error)
+            blocks = self._commit(self._in_hand)
+        except sqlite3.OperationalError as error:
+            if not disk_full(error):
+                raise
+            return self._intake.full(self._in_hand)
         reach("journal.after-commit")
-        self._loop.call_soon_threadsafe(self._acknowledge, admitted, blocks)
+        self._post(self._acknowledge, self._in_hand, blocks)
+        self._in_hand = []
+        self.upkeep.measure()
         return self._bound_wal()
 
-    def _admit(self, changes: list[Pending]) -> list[Pending]:
-        """What may be written now; intake beyond the limit waits, and so does all intake behind it."""
-        room = self._limits.intake - self._size
-        wanted = sum(item.size for item in changes if item.change.intake)
-        if wanted > room:
-            room += self._prune(wanted - room)
-        admitted: list[Pending] = []
-        for item in changes:
-            if item.change.intake and (self._held or item.size > room):
-                self._held.append(item)
-                continue
-            admitted.append(item)
-            room -= item.size if item.change.intake else 0
-        if self._held and not self._why_stopped:
-            self._stop_intake(f"the journal has reached its max_size of {self._limits.max_size} bytes")
-        return admitted
-
-    def _transaction(self, changes: Iterable[Pending]) -> list[Block]:
-        db, now, head = self.db, time.time(), self.head
+    def _commit(self, changes: Iterable[Pending]) -> list[Block]:
+        now, head = time.time(), self.upkeep.head
         blocks: list[Block] = []
-        db.execute("BEGIN IMMEDIATE")
-        for item in changes:
-            for sealed in item.change.blocks:
-                blocks.append(self._insert(sealed, head, now))
-                head += sealed.count
-            for space, key, value, secondary in item.change.rows:
-                if value is None:
-                    db.execute(_DELETE, (space, key))
-                else:
-                    db.execute(_PUT, (space, key, value, secondary))
-        if head != self.head:
-            db.execute("UPDATE head SET position=?", (head,))
-        reach("journal.before-commit")
-        db.execute("COMMIT")
-        self.head = head
-        self._size = upkeep.live_size(db)
+        with transaction(self.db):
+            for item in changes:
+                for sealed in item.change.blocks:
+                    blocks.append(self._insert(sealed, head, now))
+                    head += sealed.count
+                self._put_rows(item.change)
+            if blocks:
+                self.db.execute("UPDATE head SET position=?", (head,))
+            reach("journal.before-commit")
+        self.upkeep.head = head
         return blocks
 
     def _insert(self, sealed: SealedBlock, first: int, now: float) -> Block:
@@ -226,136 +224,113 @@ class Writer:
         self.db.execute(_APPEND, (first, sealed.count, now, head, sealed.index, sealed.body))
         return Block(head, sealed.index, sealed.body)
 
+    def _put_rows(self, change: Change) -> None:
+        for space, key, value, secondary in change.rows:
+            if value is None:
+                self.db.execute(_DELETE, (space, key))
+            else:
+                self.db.execute(_PUT, (space, key, value, secondary))
+
     def _acknowledge(self, changes: Sequence[Pending], blocks: Sequence[Block]) -> None:
         if blocks:
-            self._committed(blocks)
+            self._listener.committed(blocks)
         for item in changes:
             if not item.future.done():
                 item.future.set_result(None)
 
-    # When it does not fit or does not work.
+    def _post(self, run: Callable[..., None], *args: Any) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody is left to be told
+            self._loop.call_soon_threadsafe(run, *args)
 
-    def _recover(self, changes: list[Pending], error: sqlite3.Error) -> None:
+    # When it does not work.
+
+    def _meaning(self, error: Exception) -> HeadraceError:
+        if isinstance(error, HeadraceError):
+            return error
+        if isinstance(error, sqlite3.Error):
+            return damaged(self._path, error)
+        return Fatal(f"the journal {self._path} failed: {type(error).__name__}: {error}")
+
+    def _fail(self, error: Exception) -> None:
         if self.db.in_transaction:
-            self.db.execute("ROLLBACK")
-        if error_code(error) != sqlite3.SQLITE_FULL:
-            return self._fail(changes, error)
-        had_reserve = self._reserve.held
-        self._reserve.give_up()
-        self._held.extendleft(reversed(changes))
-        self._stop_intake("the disk is full")
-        return self._write(self._released()) if had_reserve else None
-
-    def _fail(self, changes: list[Pending], error: sqlite3.Error) -> None:
-        self._failed = damaged(self._path, error)
-        self._log.error("journal failed", error=str(self._failed))
-        self._reject([*changes, *self._held], self._failed)
-        self._held.clear()
+            with suppress(sqlite3.Error):
+                self.db.execute("ROLLBACK")
+        if self._failed is None:
+            meaning = self._meaning(error)
+            self._failed = meaning if isinstance(meaning, Fatal) else Fatal(meaning.message, hint=meaning.hint)
+            self._log.error("journal failed", error=str(self._failed))
+            self._post(self._listener.failed, self._failed)
+        self._reject([*self._intake.take_all(), *self._in_hand], self._failed)
+        self._in_hand = []
 
     def _reject(self, changes: Sequence[Pending], error: HeadraceError) -> None:
-        def reject() -> None:
-            for item in changes:
-                if not item.future.done():
-                    item.future.set_exception(error)
+        for item in changes:
+            self._answer(item.future, error=error)
 
-        self._loop.call_soon_threadsafe(reject)
+    def _answer(self, future: Future[Any], result: object = None, error: Exception | None = None) -> None:
+        def answer() -> None:
+            if future.done():
+                return
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
 
-    def _stop_intake(self, why: str) -> None:
-        if self._why_stopped != why:
-            self._why_stopped = why
-            needed = sorted({name for (name, _), at in self.holds.items() if at == min(self.holds.values())})
-            self._log.error("intake stopped", why=why, oldest_needed_by=needed)
-
-    def _released(self) -> list[Pending]:
-        """Of what is held: all of it once intake may resume, until then what is not intake."""
-        held, resume = list(self._held), self._may_resume()
-        self._held = deque(() if resume else (item for item in held if item.change.intake))
-        return held if resume else [item for item in held if not item.change.intake]
-
-    def _may_resume(self) -> bool:
-        first = self._held[0]
-        room = self._limits.intake - self._size
-        if first.size > room and self._prune(first.size - room) < first.size - room:
-            return False
-        if not self._reserve.take():
-            self._prune(_HELP)
-            return False
-        if self._why_stopped:
-            self._log.info("intake resumed", after=self._why_stopped)
-        self._why_stopped = ""
-        return True
+        self._post(answer)
 
     def _perform(self, call: Call) -> None:
         try:
-            result, error = call.run(), None
-        except (HeadraceError, sqlite3.Error, OSError) as caught:
-            result, error = None, caught
+            result = call.run()
+        except Exception as error:  # the caller is told, and what may be damage is raised again
+            self._answer(call.future, error=self._meaning(error))
+            if not isinstance(error, HeadraceError) and not (isinstance(error, sqlite3.Error) and disk_full(error)):
+                raise
+        else:
+            self._answer(call.future, result)
 
-        def answer() -> None:
-            if call.future.done():
-                return
-            if error is None:
-                call.future.set_result(result)
-            else:
-                call.future.set_exception(error)
-
-        self._loop.call_soon_threadsafe(answer)
+    def change(self, run: Callable[[], T]) -> T:
+        """To be run by `call`, around what changes the file."""
+        if self._failed:
+            raise self._failed
+        return run()
 
     def _close(self) -> None:
-        self._reject(list(self._held), Transient("the daemon stopped while intake was stopped"))
-        self._held.clear()
         self._open = False
+        self._reject(self._intake.take_all(), Transient("the daemon stopped while intake was stopped"))
         if not self._failed:
-            self._checkpoint("TRUNCATE")
+            self._checkpoint()
 
     # Upkeep.
 
-    def needed(self) -> int:
-        """The first position that some consumer still needs."""
-        return min(self.holds.values(), default=self.head)
-
-    def _prune(self, wanted: int) -> int:
-        """Delete the oldest blocks that nobody needs until `wanted` bytes are free, and say how many became free."""
-        return self._shrink(lambda: upkeep.drop_oldest(self.db, self.needed(), wanted))
-
-    def _shrink(self, drop: Callable[[], int]) -> int:
-        before = self._size
-        try:
-            drop()
-        except sqlite3.OperationalError as error:
-            if error_code(error) != sqlite3.SQLITE_FULL:
-                raise
-        self._size = upkeep.live_size(self.db)
-        return before - self._size
-
     def _keep_up(self) -> None:
-        self._upkeep_at = time.monotonic() + IDLE
-        if self._failed:
-            return
-        try:
-            self._shrink(lambda: upkeep.drop_expired(self.db, self.needed(), time.time() - self._limits.retention))
-            self._merged_to = upkeep.merge_small(self.db, self._merged_to, time.time())
-            upkeep.give_back(self.db)
-            self._size = upkeep.live_size(self.db)
-        except sqlite3.Error as error:
-            self._after_upkeep(error)
-        self._bound_wal()
+        more = False
+        if not self._failed:
+            try:
+                more = self.upkeep.round()
+            except sqlite3.OperationalError as error:
+                if not disk_full(error):
+                    raise
+            self._bound_wal()
+        self._upkeep_at = time.monotonic() + (BUSY if more else IDLE)
 
-    def _after_upkeep(self, error: sqlite3.Error) -> None:
-        if self.db.in_transaction:
-            self.db.execute("ROLLBACK")
-        if error_code(error) != sqlite3.SQLITE_FULL:
-            self._fail([], error)
+    def _wal_size(self) -> int:
+        try:
+            return self._wal.stat().st_size
+        except FileNotFoundError:
+            return 0
 
     def _bound_wal(self) -> None:
         """A reader that is always there keeps the log from starting over: hold readers back for one checkpoint."""
-        if self._wal.exists() and self._wal.stat().st_size > 2 * WAL_LIMIT:
-            with self._exclusive():
-                self._checkpoint("TRUNCATE")
+        size = self._wal_size()
+        if size > self._wal_limit:
+            self._checkpoint()
+            # A stranger with a long read keeps it large: do not wait for it at every commit.
+            self._wal_limit = max(schema.WAL_LIMIT, self._wal_size() + schema.WAL_LIMIT)
 
-    def _checkpoint(self, mode: str) -> None:
-        try:
-            self.db.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
-        except sqlite3.Error as error:
-            if error_code(error) not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY):
-                self._fail([], error)
+    def _checkpoint(self) -> None:
+        with self._exclusive():
+            try:
+                self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            except sqlite3.OperationalError as error:
+                if error_code(error) not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY):
+                    raise
