@@ -74,12 +74,7 @@ class CommandHandler(ProcessHandlerSettings):
 
 
 class CommandSink:
-    """One process per event, one after the other within a batch; an event's failure does not keep the next from it.
-
-    `enforces_timeout`: `timeout` counts per process, here.
-    """
-
-    enforces_timeout = True
+    """One process per event, one after the other within a batch; an event's failure does not keep the next from it."""
 
     def __init__(self, launch: Launch, timeout: float, log: Logger) -> None:
         self._launch = launch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Final
+from typing import ClassVar, Final
 
 from pydantic import Field
 
@@ -23,8 +23,11 @@ class ProcessHandlerSettings(HandlerSettings):
     """A handler whose code runs in processes of its own.
 
     They get PATH, HOME, LANG, LC_*, TZ and TMPDIR of the daemon's environment, what `pass_env` names, and `env`;
-    nothing else, so that the daemon's secrets do not reach them.
+    nothing else, so that the daemon's secrets do not reach them. `timeout` counts for each event, and is enforced here:
+    only the process tells which event of a batch it has in hand.
     """
+
+    own_timeout: ClassVar[bool] = True
 
     concurrency: int = Field(default_factory=usual_concurrency, ge=1, le=1_000)
     env: dict[str, Secret] = Field(default_factory=dict)

@@ -97,16 +97,11 @@ class _Silent:
     def info(self, event: str, **fields: Any) -> None: ...
     def warning(self, event: str, **fields: Any) -> None: ...
     def error(self, event: str, **fields: Any) -> None: ...
+    def exception(self, event: str, **fields: Any) -> None: ...
 
 
 class FunctionSink:
-    """Delivers by calling the function: all lines of a batch in one frame, the verdict event by event.
-
-    The time-out is enforced here, per event, because only the worker's progress tells whose it is:
-    `enforces_timeout` says that a whole delivery may take `timeout` times its events.
-    """
-
-    enforces_timeout = True
+    """Delivers by calling the function: all lines of a batch in one frame, the verdict event by event."""
 
     def __init__(self, pool: Pool, source: str) -> None:
         self._pool = pool

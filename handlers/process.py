@@ -41,8 +41,9 @@ def memory_file() -> IO[bytes]:
 class Process:
     """A running process.
 
-    `ended` gives its exit code, negative for a signal, once it is gone and its group was sent SIGKILL. `output` gets what comes on descriptor 1 and 2, up to the last byte that was there at the end. Raises `Fatal`
-    where the program cannot be started at all, `Transient` where it cannot just now.
+    `ended` gives its exit code, negative for a signal, once it is gone and its group was sent SIGKILL. `output` gets
+    what comes on descriptor 1 and 2, up to the last byte that was there at the end. Raises `Fatal` where the program
+    cannot be started at all, `Transient` where it cannot just now.
     """
 
     def __init__(

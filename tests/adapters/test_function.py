@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import random
 import re
 import shutil
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -339,6 +341,51 @@ def test_a_worker_killed_between_frames_spends_no_attempt(tmp_path: Path) -> Non
     directory = folder(tmp_path)
     asyncio.run(main())
     assert [line.split()[0] for line in lines(directory / "calls.txt")] == ["0", "1", "2", "3", "4"]
+
+
+def test_under_random_kills_every_verdict_is_true(tmp_path: Path) -> None:
+    """Done means called to its end, skipped means never begun, and one kill costs at most one event."""
+
+    async def main() -> None:
+        settings = handler("begins_and_ends", concurrency=2)
+        async with opened(settings, directory, Log()) as sink, asyncio.TaskGroup() as tasks:
+            killer = tasks.create_task(kill_at_random(sink))
+            await asyncio.gather(*(deliver_all(sink, range(first, 4_000, 2)) for first in (0, 1)))
+            killer.cancel()
+
+    async def kill_at_random(sink: Any) -> None:
+        chance = random.Random(7)
+        while True:
+            await asyncio.sleep(chance.uniform(0.01, 0.08))
+            if pids := pids_of(sink):
+                os.kill(chance.choice(pids), signal.SIGKILL)
+                kills.append(1)
+
+    async def deliver_all(sink: Any, numbers: Sequence[int]) -> None:
+        waiting = list(numbers)
+        while waiting:
+            work, waiting = waiting[:50], waiting[50:]
+            try:
+                verdict = await sink.deliver(batch(*work))
+            except Transient:  # killed as they start
+                waiting = work + waiting
+                continue
+            failed.update(work[position - 100] for position in verdict.failed)
+            skipped = [work[position - 100] for position in verdict.skipped]
+            assert len(verdict.failed) <= 1
+            not_begun = {f"begin {n}" for n in skipped}
+            assert not not_begun.intersection(lines(directory / "calls.txt"))
+            waiting = skipped + waiting
+
+    directory = folder(tmp_path)
+    kills: list[int] = []
+    failed: set[int] = set()
+    asyncio.run(main())
+    calls = lines(directory / "calls.txt")
+    begun, done = ([int(line.split()[1]) for line in calls if line.startswith(word)] for word in ("begin", "end"))
+    assert len(set(begun)) == len(begun), "nothing was called twice"
+    assert set(range(4_000)) - failed <= set(done)
+    assert 0 < len(failed) <= len(kills)
 
 
 def test_a_worker_killed_at_start_is_transient(tmp_path: Path) -> None:

@@ -19,6 +19,13 @@ def record(event):
         calls.write(f"{event['data']['n']} {os.getpid()}\n")
 
 
+def begins_and_ends(event):
+    with open("calls.txt", "a", buffering=1) as calls:
+        calls.write(f"begin {event.data['n']}\n")
+        time.sleep(0.0002)
+        calls.write(f"end {event.data['n']}\n")
+
+
 async def record_async(event, context):
     await asyncio.sleep(0)
     with open("calls.txt", "a") as calls:

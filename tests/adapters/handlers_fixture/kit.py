@@ -36,6 +36,9 @@ class Log:
     def error(self, event: str, **fields: Any) -> None:
         self.entries.append(("error", event, fields))
 
+    def exception(self, event: str, **fields: Any) -> None:
+        self.entries.append(("exception", event, fields))
+
     def output(self, level: str) -> list[tuple[str | None, str]]:
         """(event id, line) of everything printed."""
         return [
