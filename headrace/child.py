@@ -15,10 +15,11 @@ import struct
 import sys
 import traceback
 from asyncio import Future, StreamReader, StreamWriter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -283,20 +284,27 @@ class PipePort:
 class PipeLogger:
     """Sends log lines to the daemon, which writes them."""
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: Wire, bound: Mapping[str, Any] = MappingProxyType({})) -> None:
         self._wire = wire
+        self._bound = bound
+
+    def bind(self, **fields: Any) -> PipeLogger:
+        return PipeLogger(self._wire, {**self._bound, **fields})
+
+    def _send(self, level: str, event: str, fields: Mapping[str, Any]) -> None:
+        self._wire.send(LogLine(level, event, {**self._bound, **fields}))
 
     def debug(self, event: str, **fields: Any) -> None:
-        self._wire.send(LogLine("debug", event, fields))
+        self._send("debug", event, fields)
 
     def info(self, event: str, **fields: Any) -> None:
-        self._wire.send(LogLine("info", event, fields))
+        self._send("info", event, fields)
 
     def warning(self, event: str, **fields: Any) -> None:
-        self._wire.send(LogLine("warning", event, fields))
+        self._send("warning", event, fields)
 
     def error(self, event: str, **fields: Any) -> None:
-        self._wire.send(LogLine("error", event, fields))
+        self._send("error", event, fields)
 
     def exception(self, event: str, **fields: Any) -> None:
         self.error(event, **fields, traceback=traceback.format_exc())

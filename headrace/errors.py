@@ -40,6 +40,10 @@ class Fatal(HeadraceError):
     """Going on would lose or corrupt data, or can never work: stop this part until the operator has acted."""
 
 
+class JournalFailed(Fatal):
+    """The journal cannot be trusted or used any more: the daemon ends, so that the next start recovers."""
+
+
 class NotRunning(HeadraceError):
     """No daemon answers on the control socket."""
 

@@ -65,8 +65,9 @@ class Consumer:
         if cursor is None:
             cursor = Cursor({shard: ShardCursor(await self._start(shard)) for shard in self._journal.shards})
             await self._journal.submit(Change(rows=[self.records.cursor_row(cursor)]))
-        for shard, at in cursor.shards.items():
-            self._journal.hold(self.name, shard, at.low)
+        if not self.control.detached:
+            for shard, at in cursor.shards.items():
+                self._journal.hold(self.name, shard, at.low)
 
     async def _start(self, shard: str) -> Position:
         match self.settings.start:
@@ -154,12 +155,21 @@ class Consumer:
 
     async def pause(self, why: str) -> None:
         """Durably: also after a restart, until resumed."""
-        self.control = Control(why or "paused by the operator", self.control.gaps)
-        await self.records.set_control(self.control)
+        await self._decide(Control(why or "paused by the operator", self.control.gaps))
+
+    async def _decide(self, control: Control) -> None:
+        self.control = control
+        await self.records.set_control(control)
         if self._slots:
             self._slots.close()
 
+    async def detach(self, why: str) -> None:
+        """Pause, and give up what was not read: `on_lag = "detach"`. The gap is recorded when it is resumed."""
+        await self._decide(Control(why, self.control.gaps, detached=True))
+        self._journal.release(self.name)
+
     async def resume(self) -> None:
+        """Go on from the cursor."""
         self.control = Control("", self.control.gaps)
         await self.records.set_control(self.control)
         self._resumed.set()

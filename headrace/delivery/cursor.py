@@ -13,7 +13,7 @@ from zlib import crc32
 
 import msgspec
 
-from headrace.errors import Fatal
+from headrace.errors import JournalFailed
 from headrace.journal.schema import RESTORE
 from headrace.protocols import Position
 
@@ -65,10 +65,14 @@ class DeadLetter(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Control(msgspec.Struct, frozen=True, array_like=True):
-    """What the operator, or the engine on the operator's behalf, decided. `gaps`: (shard, first, last, why)."""
+    """What the operator, or the engine on the operator's behalf, decided: "" or why the consumer is paused.
+
+    `gaps` are (shard, first, last, why). A `detached` consumer holds nothing in the journal.
+    """
 
     paused: str = ""
     gaps: tuple[tuple[str, Position, Position, str], ...] = ()
+    detached: bool = False
 
 
 def parked_space(consumer: str) -> str:
@@ -105,14 +109,14 @@ def encode(record: Cursor | Parked | DeadLetter | Control) -> bytes:
 
 
 def decode(data: bytes, kind: type[Record]) -> Record:
-    """The record again. Raises `Fatal` where it is damaged: going on from a wrong cursor would lose events."""
+    """The record again. Raises `JournalFailed` where it is damaged: going on from a wrong cursor would lose events."""
     payload = data[_CHECK.size :]
     if len(data) <= _CHECK.size or _CHECK.unpack(data[: _CHECK.size])[0] != crc32(payload):
-        raise Fatal(f"a stored {kind.__name__} is damaged", hint=RESTORE)
+        raise JournalFailed(f"a stored {kind.__name__} is damaged", hint=RESTORE)
     try:
         return msgspec.msgpack.decode(payload, type=kind)
     except msgspec.MsgspecError as error:
-        raise Fatal(f"a stored {kind.__name__} cannot be read: {error}", hint=RESTORE) from error
+        raise JournalFailed(f"a stored {kind.__name__} cannot be read: {error}", hint=RESTORE) from error
 
 
 def ranges_between(pending: Sequence[Position], low: Position, end: Position) -> Iterable[tuple[Position, Position]]:
