@@ -1,0 +1,191 @@
+"""Follows a root that is there: hints first, then what appeared, then the comparison; asleep when there is nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections import deque
+from contextlib import ExitStack, suppress
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+from headrace.inventory import PAGE, Found, Inventory
+from headrace.protocols import Context
+from headrace.sources.filesystem.entry import packer
+from headrace.sources.filesystem.events import Events
+from headrace.sources.filesystem.hints import Hints
+from headrace.sources.filesystem.names import Visibility
+from headrace.sources.filesystem.reconcile import Reconcile
+from headrace.sources.filesystem.root import Root, RootLost, file_system, notifies, own_folder
+from headrace.sources.filesystem.settings import FilesystemSource
+from headrace.sources.filesystem.tree import RECHECK, Patience, Tree
+from headrace.sources.filesystem.walk import Walker
+
+if TYPE_CHECKING:
+    from headrace.sources.filesystem.watch import Watcher
+
+GROUP: Final = 256  # hints acted on before the loop is given to others
+PRESENCE: Final = 1.0  # seconds between looks at the root while hints come: a renamed parent says nothing
+WATCHES: Final = "raise it: sysctl fs.inotify.max_user_watches=1048576; until then what is not watched is polled"
+
+
+class Follower:
+    """Raises `RootLost` when the root is no longer there, and what the journal raises."""
+
+    def __init__(self, settings: FilesystemSource, context: Context, root: Root, inventory: Inventory) -> None:
+        self._settings = settings
+        self._context = context
+        self._root = root
+        self._inventory = inventory
+        own = own_folder(root.path, context.scratch)
+        self._visible = Visibility(settings.include, settings.exclude, own)
+        self._pack = packer(root.device)
+        self._watcher: Watcher | None = None
+        self._walkers: deque[Walker] = deque()
+        self._reconcile: Reconcile | None = None
+        self._took = 0.0  # seconds that the last comparison took
+        self._due = 0.0  # when the next one begins
+        self._lost = False  # hints were lost since the last one began
+        self._present_at = 0.0
+        self._blind = 0
+
+    async def run(self, stack: ExitStack) -> None:
+        """Until cancelled. `stack` closes the watches, after everything that uses them has ended."""
+        wake, loop = asyncio.Event(), asyncio.get_running_loop()
+        self._hints = Hints(lambda: loop.call_soon_threadsafe(wake.set))
+        if self._watches():
+            self._watcher = stack.enter_context(self._open_watcher())
+        self._tree = self._make_tree()
+        while True:
+            wake.clear()
+            if not await self._turn():
+                await self._inventory.settle()
+                await _wait(wake, self._next_time())
+
+    def _watches(self) -> bool:
+        """Whether to watch. Says so where polling was not asked for."""
+        settings = self._settings
+        if settings.mode != "auto":
+            return settings.mode == "watch"
+        kind = file_system(self._root.path)
+        watched = sys.platform == "linux" and notifies(kind)
+        if not watched:
+            self._context.log.info("polling: this file system does not notify", type=kind, every=settings.poll)
+        return watched
+
+    def _open_watcher(self) -> Watcher:
+        from headrace.sources.filesystem.watch import Watcher  # inotify: Linux only
+
+        modified = self._settings.emit_open != "never"
+        return Watcher(self._root.path, self._hints, self._visible, modified=modified)
+
+    def _make_tree(self) -> Tree:
+        settings = self._settings
+        emit_open = None if settings.emit_open == "never" else settings.emit_open
+        recheck = RECHECK if self._watcher else settings.settle
+        patience = Patience(settings.settle, emit_open, recheck)
+        events = Events(self._context.source, self._root.path)
+        clock = self._context.clock
+        return Tree(self._root.path, self._inventory, events, self._visible, self._pack, patience, clock)
+
+    # One turn
+
+    async def _turn(self) -> bool:
+        """Do what is to be done next; False where there is nothing."""
+        if self._hints.failure is not None:
+            raise self._hints.failure
+        hinted = await self._follow_hints()
+        checked = await self._check_held()
+        listed = await self._list_appeared() or await self._compare()
+        if self._hints.lost_root and not hinted:
+            raise RootLost("it was removed, renamed or unmounted")
+        return hinted or checked or listed
+
+    async def _follow_hints(self) -> bool:
+        if self._hints.take_overflow():
+            self._lost_hints()
+        hints = self._hints.take(GROUP)
+        for path in await self._tree.follow(hints) if hints else ():
+            self._walkers.append(self._walker(path))
+        if hints and monotonic() - self._present_at > PRESENCE and not self._hints.lost_root:
+            self._root.present()
+            self._present_at = monotonic()
+        return bool(hints)
+
+    def _lost_hints(self) -> None:
+        """Compare again, though no sooner than the last comparison took: a flood must not bring a flood of listings."""
+        if not self._lost:
+            self._context.log.warning("notifications were lost in a burst: the whole tree is compared")
+        self._lost = True
+        self._due = min(self._due, monotonic() + self._took)
+
+    async def _check_held(self) -> bool:
+        due = self._tree.next_check()
+        if due is None or due > monotonic():
+            return False
+        await self._tree.check_held()
+        return True
+
+    async def _list_appeared(self) -> bool:
+        """A page of the directories that appeared."""
+        if not self._walkers:
+            return False
+        await self._tree.listed(await asyncio.to_thread(self._page_of_walkers))
+        return True
+
+    def _page_of_walkers(self) -> list[Found]:
+        page: list[Found] = []
+        while self._walkers and len(page) < PAGE:
+            found = self._walkers[0].page(PAGE - len(page))
+            page += found
+            if not found:
+                self._walkers.popleft()
+        return page
+
+    def _walker(self, top: bytes) -> Walker:
+        enter = self._watcher.watch if self._watcher else _nothing
+        return Walker(self._root.path, top, self._visible, self._pack, enter, self._context.scratch)
+
+    async def _compare(self) -> bool:
+        """A part of the comparison with the whole tree, when it is due."""
+        if self._reconcile is None:
+            if monotonic() < self._due:
+                return False
+            self._begin()
+        if self._reconcile is not None and not await self._reconcile.step():
+            self._end()
+        return True
+
+    def _begin(self) -> None:
+        self._lost = self._tree.overheld = False
+        self._began = monotonic()
+        if self._watcher is not None:
+            self._watcher.blind = 0
+        silent = self._settings.snapshot == "never"
+        self._reconcile = Reconcile(self._tree, self._walker(b""), self._root.present, self._context.log, silent=silent)
+
+    def _end(self) -> None:
+        self._reconcile = None
+        self._took = monotonic() - self._began
+        blind = self._watcher.blind if self._watcher is not None else 0
+        if blind and blind != self._blind:
+            self._context.log.warning("the limit of watches is reached", unwatched=blind, hint=WATCHES)
+        self._blind = blind
+        polled = self._watcher is None or blind or self._tree.overheld
+        wait = self._took if self._lost else self._settings.poll if polled else self._settings.rescan
+        self._due = monotonic() + wait
+
+    def _next_time(self) -> float:
+        held = self._tree.next_check()
+        return self._due if held is None else min(self._due, held)
+
+
+def _nothing(_: bytes) -> None:
+    """No watch where it is polled."""
+
+
+async def _wait(wake: asyncio.Event, until: float) -> None:
+    """Until woken, or that time (monotonic seconds)."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(max(until - monotonic(), 0)):
+            await wake.wait()

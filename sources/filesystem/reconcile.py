@@ -1,0 +1,145 @@
+"""The whole tree compared with the inventory, a page at a time between hints."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from time import monotonic
+from typing import Final
+
+from headrace.failpoints import reach
+from headrace.inventory import PAGE, Difference, Found, compare
+from headrace.protocols import Logger, Write
+from headrace.sources.filesystem.entry import identity, is_file, untouched
+from headrace.sources.filesystem.finished import all_open_for_writing
+from headrace.sources.filesystem.hints import CREATED, DELETED, Act, Hint
+from headrace.sources.filesystem.names import GONE, ROWS, below, path_of
+from headrace.sources.filesystem.tree import Tree
+from headrace.sources.filesystem.walk import Walker
+
+RECENT: Final = 60.0  # seconds: at the very first listing, only files this young are asked whether they are open
+
+
+class Reconcile:
+    """One pass. `step` does a part and says whether there is more; memory is bounded by the pages.
+
+    What a listing does not meet is only noted, and confirmed at the end: by then a renamed thing was met under its new
+    name and paired by its inode. `present` raises where the root is gone: what is missing with its root is not deleted.
+    With `silent`, the first listing makes rows without events.
+    """
+
+    def __init__(self, tree: Tree, walker: Walker, present: Callable[[], None], log: Logger, *, silent: bool) -> None:
+        self._tree = tree
+        self._inventory = tree.inventory
+        self._walker = walker
+        self._present = present
+        self._log = log
+        self._marker = self._inventory.meta.marker if silent and not self._inventory.meta.listed else None
+        self._fresh = not self._inventory.meta.listed and not self._inventory.meta.marker
+        self._parts = self._run()
+        self._began = monotonic()
+        self._last_change = self._inventory.meta.changes
+        self._inventory.touched.begin()
+
+    async def step(self) -> bool:
+        try:
+            await anext(self._parts)
+        except StopAsyncIteration:
+            return False
+        return True
+
+    async def _run(self) -> AsyncIterator[None]:
+        differences = compare(self._page, self._inventory.scan, ROWS)
+        async for difference in differences:
+            await self._differ(difference)
+            reach("filesystem.page")
+            yield
+        async for _ in self._sweep():
+            yield
+        self._inventory.touched.end()
+        if not self._inventory.meta.listed:
+            self._inventory.meta.listed, self._inventory.meta.marker = True, b""
+            self._inventory.meta_changed()
+        await self._inventory.settle()
+        self._report()
+
+    async def _page(self) -> Sequence[Found]:
+        return await asyncio.to_thread(self._walker.page)
+
+    async def _differ(self, difference: Difference) -> None:
+        touched = self._inventory.touched
+        found = difference.without(touched.__contains__) if difference else difference
+        added = await self._adopt(found.added)
+        moves = await self._moves(added)
+        hints = [moves.get(key) or Hint(Act.LOOK, path_of(key), CREATED) for key, _ in added]
+        hints += [Hint(Act.LOOK, path_of(key)) for key, _, _ in found.changed]
+        await self._tree.files(hints, recovered=True)
+        await self._inventory.apply((), [self._missed(key) for key, _ in found.removed], live=False)
+
+    def _missed(self, key: bytes) -> Write:
+        """A row that the settings hide by now is dropped without a word; another waits for the end."""
+        visible = self._tree.visible.shows(path_of(key))
+        return Write(GONE + key[len(ROWS) :], b"") if visible else Write(key, None)
+
+    async def _adopt(self, added: Sequence[Found]) -> Sequence[Found]:
+        """At the first listing, take what is finished as known. Returns the rest: what has an event."""
+        if self._marker is None or not added:
+            return added
+        fresh = [it for it in added if it[0] > (self._marker or b"")]
+        young = [path_of(key) for key, value in fresh if is_file(value) and self._young(value)]
+        busy = await asyncio.to_thread(all_open_for_writing, self._tree.root, young)
+        kept = [(key, value) for key, value in fresh if busy.get(path_of(key)) is not True]
+        self._inventory.meta.marker = added[-1][0]
+        self._inventory.meta_changed()
+        await self._inventory.apply((), [Write(key, value, identity(value)) for key, value in kept], live=False)
+        known = {key for key, _ in kept}
+        return [it for it in added if it[0] not in known]
+
+    def _young(self, value: bytes) -> bool:
+        return self._tree.age(value) < RECENT
+
+    async def _moves(self, added: Sequence[Found]) -> dict[bytes, Hint]:
+        """The new names of known things: the same inode, untouched, and gone from where it was."""
+        if self._fresh:
+            return {}
+        old = {key: await self._known_as(key, value) for key, value in added}
+        paths = {key: [path_of(it) for it in keys] for key, keys in old.items() if keys}
+        looks = await self._tree.look({path for them in paths.values() for path in them})
+        moves: dict[bytes, Hint] = {}
+        taken: set[bytes] = set()
+        for key, them in paths.items():
+            gone = [it for it in them if it not in taken and it in looks and looks[it] is None]
+            if gone:
+                taken.add(gone[0])
+                moves[key] = Hint(Act.MOVED, gone[0], 0, path_of(key))
+        return moves
+
+    async def _known_as(self, key: bytes, value: bytes) -> Sequence[bytes]:
+        rows = await self._inventory.find(identity(value))
+        return [it for it, row in rows if it != key and untouched(row, value)]
+
+    async def _sweep(self) -> AsyncIterator[None]:
+        """Confirm what was not met, and tell that it is gone."""
+        unknown = tuple(below(it) for it in self._walker.unreadable)
+        after: bytes | None = None
+        while rows := await self._inventory.scan(GONE, after, PAGE):
+            after = rows[-1][0]
+            keys = [ROWS + it[len(GONE) :] for it, _ in rows]
+            paths = [path_of(it) for it in keys if not it.startswith(unknown)] if unknown else [*map(path_of, keys)]
+            looks = await self._tree.look(paths)
+            self._present()
+            await self._tree.files([Hint(Act.LOOK, it, DELETED) for it in paths], looks, recovered=True)
+            await self._inventory.apply((), [Write(it, None) for it, _ in rows], live=False)
+            reach("filesystem.swept")
+            yield
+
+    def _report(self) -> None:
+        changes = self._inventory.meta.changes - self._last_change
+        self._log.info("compared with the tree", seconds=round(monotonic() - self._began, 3), changes=changes)
+        for path, error in self._walker.unreadable.items():
+            self._log.warning(
+                "a directory cannot be read, what is in it is left as it was",
+                path=path.decode(errors="backslashreplace"),
+                error=error.strerror,
+                hint="give the daemon's user read and search permission",
+            )
