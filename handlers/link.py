@@ -96,7 +96,7 @@ class WorkerProcess:
         self._unsent = memoryview(frame)
         self._flush()
         if self._unsent:
-            self._loop.add_writer(self._socket, self._flush)
+            self._loop.add_writer(self._socket, self._flush_on)
 
     def _flush(self) -> None:
         try:
@@ -105,6 +105,9 @@ class WorkerProcess:
             return
         except OSError:  # it died: its end answers the frame
             self._unsent = memoryview(b"")
+
+    def _flush_on(self) -> None:
+        self._flush()
         if not self._unsent:
             self._loop.remove_writer(self._socket)
 

@@ -39,6 +39,9 @@ class Log:
     def exception(self, event: str, **fields: Any) -> None:
         self.entries.append(("exception", event, fields))
 
+    def bind(self, **fields: Any) -> Log:
+        return self
+
     def output(self, level: str) -> list[tuple[str | None, str]]:
         """(event id, line) of everything printed."""
         return [
