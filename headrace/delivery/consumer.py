@@ -49,6 +49,7 @@ class Consumer:
         self._journal = journal
         self._context = context
         self._selection = Selection(settings.on)
+        self._prepared: dict[str, Position] = {}
         self._flows: dict[str, Flow] = {}
         self._slots: Slots | None = None
         self._outage: Outage | None = None
@@ -65,6 +66,7 @@ class Consumer:
         if cursor is None:
             cursor = Cursor({shard: ShardCursor(await self._start(shard)) for shard in self._journal.shards})
             await self._journal.submit(Change(rows=[self.records.cursor_row(cursor)]))
+        self._prepared = {shard: at.low for shard, at in cursor.shards.items()}
         if not self.control.detached:
             for shard, at in cursor.shards.items():
                 self._journal.hold(self.name, shard, at.low)
@@ -211,7 +213,8 @@ class Consumer:
 
     def status(self) -> ConsumerStatus:
         """For `status`: where it stands and what it did since the daemon started."""
-        lag = sum(self._journal.head(shard) - flow.cursor().low for shard, flow in self._flows.items())
+        lows = {**self._prepared, **{shard: flow.cursor().low for shard, flow in self._flows.items()}}
+        lag = sum(self._journal.head(shard) - low for shard, low in lows.items())
         return ConsumerStatus(
             name=self.name,
             state=self._state(),
