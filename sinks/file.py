@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
 from pydantic import Field, field_validator
 
@@ -46,6 +47,8 @@ class Rotate(Settings):
 
 class FileSink(SinkSettings):
     """`[sinks.NAME]` with `type = "file"`."""
+
+    bulk: ClassVar[bool] = True
 
     type: Literal["file"] = "file"
     path: Path
@@ -93,7 +96,9 @@ class _FileTarget:
         self._rotate = rotate
         self._clock = clock
         self._changing = asyncio.Lock()  # of the open file: it must not be closed under a flush
-        self._flushed: Mark | None = None
+        # As of the last two flushes. The engine commits between two of them at least what was delivered
+        # before the earlier, so nothing older than the earlier is needed after a crash.
+        self._flushed: deque[Mark] = deque(maxlen=2)
         self._prune = True
 
     async def deliver(self, batch: Batch) -> Verdict:
@@ -132,15 +137,14 @@ class _FileTarget:
                 self._prune = True
 
     async def flush(self) -> None:
-        """Durable on return. Relies on the engine: the flush before this one was committed."""
+        mark = self._segments.mark
+        if self._flushed and mark == self._flushed[-1]:
+            return
         async with self._changing:
-            mark, committed = self._segments.mark, self._flushed
-            if mark == committed:
-                return
-            await finish(self._segments.sync, mark)
-            if committed is not None:
-                await finish(self._clean, committed.number)
-            self._flushed = mark
+            await finish(self._segments.sync, self._segments.mark)
+            if len(self._flushed) == 2:
+                await finish(self._clean, self._flushed[0].number)
+        self._flushed.append(mark)
 
     def _clean(self, safe: int) -> None:
         """Remove what only an earlier commit needed: the note, and old files before number `safe`."""

@@ -12,7 +12,7 @@ import select
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
 from pydantic import field_validator
 
@@ -30,6 +30,8 @@ _TICK: Final = 100  # milliseconds until a blocked write notices that it was can
 
 class StdoutSink(SinkSettings):
     """`[sinks.NAME]` with `type = "stdout"`."""
+
+    bulk: ClassVar[bool] = True
 
     type: Literal["stdout"] = "stdout"
     format: Literal["json", "text"] = "json"

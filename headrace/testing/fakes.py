@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from heapq import heappop, heappush
 from itertools import count
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, Self
 
 from headrace.clock import SystemClock
 from headrace.errors import Fatal
@@ -46,22 +46,34 @@ class FakeClock:
 
 
 class RecordingLog:
-    """A `Logger` that keeps what it was told: (level, event, fields)."""
+    """A `Logger` that keeps what it was told, also through `bind`: (level, event, fields)."""
 
-    def __init__(self) -> None:
+    def __init__(self, **bound: Any) -> None:
         self.records: list[tuple[str, str, dict[str, Any]]] = []
+        self._bound = bound
+
+    def bind(self, **fields: Any) -> Self:
+        bound = type(self)(**self._bound | fields)
+        bound.records = self.records
+        return bound
 
     def debug(self, event: str, **fields: Any) -> None:
-        self.records.append(("debug", event, fields))
+        self._keep("debug", event, fields)
 
     def info(self, event: str, **fields: Any) -> None:
-        self.records.append(("info", event, fields))
+        self._keep("info", event, fields)
 
     def warning(self, event: str, **fields: Any) -> None:
-        self.records.append(("warning", event, fields))
+        self._keep("warning", event, fields)
 
     def error(self, event: str, **fields: Any) -> None:
-        self.records.append(("error", event, fields))
+        self._keep("error", event, fields)
+
+    def exception(self, event: str, **fields: Any) -> None:
+        self._keep("exception", event, fields)
+
+    def _keep(self, level: str, event: str, fields: dict[str, Any]) -> None:
+        self.records.append((level, event, self._bound | fields))
 
 
 def make_context(

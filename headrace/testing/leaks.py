@@ -10,9 +10,10 @@ from contextlib import asynccontextmanager
 DEADLINE = 10.0
 
 
-async def eventually(condition: Callable[[], bool], what: str, deadline: float = DEADLINE) -> None:
-    """Returns once the condition holds. Raises `AssertionError` naming `what` after `deadline` seconds."""
+async def eventually(condition: Callable[[], bool], what: str, deadline: float | None = None) -> None:
+    """Returns once the condition holds. Raises `AssertionError` naming `what` after `deadline` seconds (`DEADLINE`)."""
     loop = asyncio.get_running_loop()
+    deadline = DEADLINE if deadline is None else deadline
     end = loop.time() + deadline
     while not condition():
         assert loop.time() < end, f"not within {deadline} s: {what}"

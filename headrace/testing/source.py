@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from datetime import datetime
-from itertools import count
 from pathlib import Path
 from typing import ClassVar, Final
 from unittest import SkipTest
@@ -21,17 +20,20 @@ from headrace.testing.fakes import MemoryCapture, SimulatedCrash, make_context
 from headrace.testing.leaks import DEADLINE, cancelled, eventually, nothing_left
 
 _CHANGES: Final = 5
+_PROBES: Final = 9  # the waits between them double: 25 s in all
 
 
 class SourceConformance:
     """Subclass it, override `settings` and `change`, and pytest finds the tests.
 
     `crashes` is how many of its first appends the source is killed at, before and after each became durable.
-    `one_event_each` says that `change` gives exactly one event.
+    `one_event_each` says that `change` gives exactly one event. `waits` says that the source itself waits until its
+    origin is back, instead of raising `Transient`.
     """
 
     crashes: ClassVar[int] = 4
     one_event_each: ClassVar[bool] = True
+    waits: ClassVar[bool] = False
 
     def settings(self, tmp_path: Path) -> SourceSettings:
         """The source under test; its origin is below `tmp_path`. Called again for every run."""
@@ -60,16 +62,19 @@ class SourceConformance:
         return None
 
     @asynccontextmanager
-    async def running(self, tmp_path: Path, capture: MemoryCapture) -> AsyncIterator[asyncio.Task[None]]:
+    async def running(self, tmp_path: Path, capture: MemoryCapture) -> AsyncIterator[None]:
         """The source as the daemon runs it, cancelled at the end."""
         context = make_context(tmp_path, clock=self.clock())
-        async with self.settings(tmp_path).open(context) as source, asyncio.TaskGroup() as group:
-            task = group.create_task(source.run(capture), name="the source")
-            try:
-                yield task
-            finally:
-                if not task.done():
-                    await cancelled(task)
+        try:
+            async with self.settings(tmp_path).open(context) as source, asyncio.TaskGroup() as group:
+                task = group.create_task(source.run(capture), name="the source")
+                try:
+                    yield
+                finally:
+                    if not task.done():
+                        await cancelled(task)
+        except BaseExceptionGroup as error:
+            raise cause(error) from None
 
     # --- the suite ------------------------------------------------------------------------------
 
@@ -148,8 +153,9 @@ class SourceConformance:
         async def run() -> None:
             first = await self._established(tmp_path)
             with self.outage(tmp_path):
-                error = await self._ends_with(tmp_path, first.survivor())
-                assert isinstance(error, Transient), f"the origin is away, and run() ended with {error!r}"
+                error = await self._ends_with(tmp_path, first.survivor(), 1.0 if self.waits else None)
+            right = error is None if self.waits else isinstance(error, Transient)
+            assert right, f"the origin is away, and run() ended with {error!r}"
             second = first.survivor()
             async with self.running(tmp_path, second):
                 await self._arrive(second, self._changes(tmp_path, range(_CHANGES)))
@@ -181,12 +187,13 @@ class SourceConformance:
 
     async def _listening(self, tmp_path: Path, capture: MemoryCapture) -> None:
         """Make changes until one is captured: those before the very first listing may not count."""
-        numbers = count(1_000_000)
-        while not capture.events:
-            subject = self.change(tmp_path, next(numbers))
+        for attempt in range(_PROBES):
+            subject = self.change(tmp_path, 1_000_000 + attempt)
             with suppress(AssertionError):
-                await eventually(lambda: bool(capture.events), f"{subject} is captured", 1.0)
-            assert next(numbers) < 1_000_020, "no change was ever captured"
+                await eventually(lambda: bool(capture.events), f"{subject} is captured", 0.05 * 2**attempt)
+            if capture.events:
+                return
+        raise AssertionError("no change was ever captured")
 
     async def _arrive(self, capture: MemoryCapture, subjects: Sequence[str]) -> None:
         missing = set(subjects)
@@ -199,11 +206,13 @@ class SourceConformance:
             await eventually(arrived, "every change is captured")
         assert arrived(), f"never captured: {sorted(missing)}"
 
-    async def _ends_with(self, tmp_path: Path, capture: MemoryCapture) -> BaseException | None:
-        """What `open` or `run` raises when left alone."""
+    async def _ends_with(
+        self, tmp_path: Path, capture: MemoryCapture, within: float | None = None
+    ) -> BaseException | None:
+        """What `open` or `run` raises when left alone; None where it still runs."""
         context = make_context(tmp_path, clock=self.clock())
         try:
-            async with self.settings(tmp_path).open(context) as source, asyncio.timeout(DEADLINE):
+            async with self.settings(tmp_path).open(context) as source, asyncio.timeout(within or DEADLINE):
                 await source.run(capture)
         except TimeoutError:
             return None
