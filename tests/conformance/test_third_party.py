@@ -1,9 +1,13 @@
 """A source and a sink of another distribution work by their entry points alone, and keep what every adapter must."""
 
+import asyncio
+import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -11,6 +15,7 @@ import pytest
 from headrace import plugins
 from headrace.settings import SinkSettings, SourceSettings
 from headrace.testing import SinkConformance, SourceConformance
+from headrace.testing.leaks import eventually
 
 EXAMPLE = Path(__file__).parents[1] / "fixtures" / "third_party"
 
@@ -77,3 +82,53 @@ class TestSpoolSink(SinkConformance):
         (tmp_path / "spool").rename(tmp_path / "away")
         yield
         (tmp_path / "away").rename(tmp_path / "spool")
+
+
+SETTINGS = """
+[sources.notes]
+type = "lines"
+path = "lines.txt"
+
+[sinks.copies]
+type = "spool"
+folder = "spool"
+start = "earliest"
+
+[sinks.audit]
+type = "file"
+path = "audit.jsonl"
+start = "earliest"
+"""
+
+
+def lines_in(folder: Path) -> list[str]:
+    """The lines that both sinks have by now; what only one of them has is not counted."""
+    spooled = [json.loads(path.read_text()) for path in sorted((folder / "spool").glob("[!.]*"))]
+    audit = folder / "audit.jsonl"
+    written = [json.loads(line) for line in audit.read_bytes().splitlines()] if audit.exists() else []
+    return [event["data"]["line"] for event in spooled if event in written]
+
+
+async def through_the_daemon(folder: Path, installed: Path, expected: list[str]) -> None:
+    """A real daemon runs until both sinks have the expected lines, and ends by SIGTERM."""
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    command = [sys.executable, "-m", "headrace", "run", "-c", "headrace.toml"]
+    daemon = await asyncio.create_subprocess_exec(*command, cwd=folder, env=environment)
+    try:
+        await eventually(lambda: lines_in(folder) == expected or daemon.returncode is not None, "delivered", 20)
+        assert daemon.returncode is None, f"the daemon ended with {daemon.returncode}"
+    finally:
+        if daemon.returncode is None:
+            daemon.terminate()
+        await daemon.wait()
+    assert daemon.returncode == 0
+
+
+@pytest.mark.skipif(find_spec("headrace.cli.run") is None, reason="`headrace run` is not there yet")
+def test_a_real_daemon_runs_both_and_catches_up_after_a_stop(tmp_path: Path, installed: Path) -> None:
+    (tmp_path / "headrace.toml").write_text(SETTINGS)
+    source = tmp_path / "lines.txt"
+    source.write_text("one\ntwo\n")
+    asyncio.run(through_the_daemon(tmp_path, installed, ["one", "two"]))
+    source.write_text("one\ntwo\nthree\n")  # while it is down
+    asyncio.run(through_the_daemon(tmp_path, installed, ["one", "two", "three"]))
