@@ -78,7 +78,7 @@ class Difference(NamedTuple):
         )
 
 
-NO_DIFFERENCE: Final = Difference((), (), ())
+NO_DIFFERENCE: Final = Difference([], [], [])
 
 
 def difference(listed: Sequence[Found], known: Sequence[Found]) -> Difference:
