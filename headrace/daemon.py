@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -17,10 +18,11 @@ from headrace.clock import SystemClock
 from headrace.delivery.consumer import Consumer
 from headrace.delivery.records import Records, known_consumers
 from headrace.errors import Permanent
+from headrace.journal.block import SealedBlock
 from headrace.journal.place import claim
 from headrace.journal.space import Limits, Usage
 from headrace.journal.sqlite import SqliteJournal, open_journal
-from headrace.protocols import Clock, Context, Logger
+from headrace.protocols import Clock, Context, Logger, Write
 from headrace.settings import Config, SourceSettings
 from headrace.settings_changes import Changes, changed
 from headrace.supervisor import Supervised
@@ -51,6 +53,8 @@ class Daemon:
         self.consumers: dict[str, Consumer] = {}
         self.running: dict[str, Supervised] = {}
         self.orphans: dict[str, int] = {}
+        self.captured: Counter[str] = Counter()  # durable events of each source since the daemon started
+        self.up = False
         self._group: asyncio.TaskGroup
         self._stop = asyncio.Event()
 
@@ -60,8 +64,10 @@ class Daemon:
             async with asyncio.TaskGroup() as self._group:
                 await self._start()
                 watching = self._group.create_task(self._watch())
+                self.up = True
                 systemd.notify("READY=1", f"STATUS={len(self.sources)} sources, {len(self.consumers)} consumers")
                 await self._stop.wait()
+                self.up = False
                 systemd.notify("STOPPING=1")
                 watching.cancel()
                 await self._stop_all()
@@ -71,6 +77,10 @@ class Daemon:
     def stop(self) -> None:
         """Begin to stop: first what comes in, then what goes out, within `[daemon] grace`."""
         self._stop.set()
+
+    @property
+    def stopping(self) -> bool:
+        return self._stop.is_set()
 
     # Starting: every cursor is made before any source starts.
 
@@ -120,7 +130,7 @@ class Daemon:
         self.sources[name].start(self._group)
 
     async def _run_source(self, settings: SourceSettings, context: Context) -> None:
-        capture = SourceCapture(JournalPort(self.journal, context.name), context.name, self.config.journal.max_event)
+        capture = SourceCapture(self._port(context.name), context.name, self.config.journal.max_event)
         _empty(context.scratch)
         try:
             async with settings.open(context) as source:
@@ -131,8 +141,10 @@ class Daemon:
 
     async def _run_child(self, settings: SourceSettings, context: Context) -> None:
         _empty(context.scratch)
-        port = JournalPort(self.journal, context.name)
-        await ChildSource(settings, context, port, self.config.journal.max_event).run()
+        await ChildSource(settings, context, self._port(context.name), self.config.journal.max_event).run()
+
+    def _port(self, name: str) -> JournalPort:
+        return _CountingPort(self.journal, name, self.captured)
 
     def _context(self, name: str, state: bytes | None) -> Context:
         config = self.config
@@ -179,6 +191,18 @@ class Daemon:
         return changes
 
     # What the operator does to consumers.
+
+    async def resume(self, name: str) -> None:
+        """Let a paused consumer go on; start a consumer or a source again that stopped until the operator acts."""
+        if name in self.consumers:
+            await self.consumers[name].resume()
+            if self.running[name].state == "failed":
+                self._start_consumer(name)
+        elif name in self.sources:
+            if self.sources[name].state == "failed":
+                self._start_source(name)
+        else:
+            raise Permanent(f"nothing is called {name}", hint="`headrace status` lists sources and consumers")
 
     async def forget(self, name: str) -> None:
         """Drop the cursor, the parked events and the dead letters of a consumer that left the settings."""
@@ -227,6 +251,24 @@ class Daemon:
             if consumer and consumer.settings.on_lag == "detach" and not consumer.control.detached:
                 self.log.error("consumer detached: what it needs must go", consumer=name, why=usage.stopped)
                 await consumer.detach(f'on_lag is "detach", and {usage.stopped}')
+
+
+class _CountingPort(JournalPort):
+    """Counts what became durable."""
+
+    def __init__(self, journal: SqliteJournal, source: str, counts: Counter[str]) -> None:
+        super().__init__(journal, source)
+        self._name = source
+        self._counts = counts
+
+    def submit(self, blocks: Sequence[SealedBlock], writes: Sequence[Write]) -> asyncio.Future[None]:
+        future = super().submit(blocks, writes)
+        future.add_done_callback(partial(self._settled, sum(block.count for block in blocks)))
+        return future
+
+    def _settled(self, count: int, future: asyncio.Future[None]) -> None:
+        if not future.cancelled() and future.exception() is None:
+            self._counts[self._name] += count
 
 
 def _empty(scratch: Path) -> None:
