@@ -165,27 +165,36 @@ class Overlay:
         return await self._port.get(key)
 
     async def scan(self, prefix: bytes, after: bytes | None, limit: int) -> list[tuple[bytes, bytes]]:
+        """Up to `limit` rows; fewer only where there are no more."""
         self._reads += 1
         try:
-            rows = await self._port.scan(prefix, after, limit)
-            return self._merged(rows, prefix, after, limit)
+            return await self._scan(prefix, after, limit)
         finally:
             self._reads -= 1
             self._forget()
 
+    async def _scan(self, prefix: bytes, after: bytes | None, limit: int) -> list[tuple[bytes, bytes]]:
+        found: list[tuple[bytes, bytes]] = []
+        while True:
+            rows = await self._port.scan(prefix, after, limit)
+            last = rows[-1][0] if len(rows) == limit else None
+            found += self._merged(rows, prefix, after, last)
+            if last is None or len(found) >= limit:
+                return found[:limit]
+            after = last  # deleted rows made the page short, and more may follow
+
     def _merged(
-        self, rows: list[tuple[bytes, bytes]], prefix: bytes, after: bytes | None, limit: int
+        self, rows: list[tuple[bytes, bytes]], prefix: bytes, after: bytes | None, last: bytes | None
     ) -> list[tuple[bytes, bytes]]:
+        """The rows behind `after` and up to `last`, as they are with what was submitted."""
         if not self._writes:
             return rows
-        last = rows[-1][0] if len(rows) == limit else None
         merged: dict[bytes, bytes | None] = dict(rows)
         for key, (_, write) in self._writes.items():
             behind = (after is None or key > after) and (last is None or key <= last)
             if behind and key.startswith(prefix):
                 merged[key] = write.value
-        found = [(key, value) for key, value in sorted(merged.items()) if value is not None]
-        return found[:limit]
+        return [(key, value) for key, value in sorted(merged.items()) if value is not None]
 
     async def find(self, secondary: bytes) -> list[tuple[bytes, bytes]]:
         self._reads += 1
