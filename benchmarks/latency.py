@@ -20,7 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from report import report  # noqa: E402 -- benchmarks are scripts beside each other
+from report import report
 
 SETTINGS = """
 [sources.inbox]
