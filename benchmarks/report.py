@@ -36,5 +36,5 @@ def report(name: str, figures: Mapping[str, float | int | str]) -> None:
     sys.stdout.write(f"\n{measured['machine']}\n")
 
 
-def _shown(value: float | int | str) -> str:
+def _shown(value: float | str) -> str:
     return f"{value:,}" if isinstance(value, int | float) else value
