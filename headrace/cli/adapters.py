@@ -1,0 +1,36 @@
+"""Opening an adapter outside of the daemon, to ask it something."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from headrace.clock import SystemClock
+from headrace.protocols import Context, Logger, Source
+from headrace.settings import Config, SourceSettings
+
+
+@asynccontextmanager
+async def opened(settings: Config, name: str, source: SourceSettings) -> AsyncIterator[Source]:
+    """The source, not running, with a scratch folder that is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="headrace-") as scratch:
+        log: Logger = _Silent()
+        origin = settings.daemon.origin
+        context = Context(name, None, settings.directory, Path(scratch), log, SystemClock(), origin)
+        async with source.open(context) as adapter:
+            yield adapter
+
+
+class _Silent:
+    """What was asked is answered; nothing else is said."""
+
+    def debug(self, event: str, **fields: Any) -> None: ...
+    def info(self, event: str, **fields: Any) -> None: ...
+    def warning(self, event: str, **fields: Any) -> None: ...
+    def error(self, event: str, **fields: Any) -> None: ...
+    def exception(self, event: str, **fields: Any) -> None: ...
+    def bind(self, **fields: Any) -> _Silent:
+        return self

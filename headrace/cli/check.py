@@ -1,0 +1,134 @@
+"""Everything that can be known before the daemon runs: all mistakes at once, each with its line."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final, Protocol, runtime_checkable
+
+import typer
+
+from headrace.cli.asking import settings_file
+from headrace.cli.options import ConfigFile
+from headrace.cli.output import clean, data, talk
+from headrace.errors import Problem, SettingsError
+
+if TYPE_CHECKING:
+    from headrace.protocols import Finding
+    from headrace.settings import Config
+
+
+PROBLEMS: Final = 78
+
+
+@runtime_checkable
+class Verifies(Protocol):
+    """Settings that can try what they describe, such as importing a function in a worker."""
+
+    async def verify(self, directory: Path) -> list[str]:
+        """What is wrong, or nothing."""
+
+
+def check(
+    config: ConfigFile = None,
+    connect: Annotated[bool, typer.Option("--connect", help="Try to reach what the sources watch, too.")] = False,
+) -> None:
+    """Check the settings, the paths and the handlers, and say everything that is wrong. Exit 78."""
+    file = settings_file(config)
+    settings = _checked(file)
+    talk(f"{file}: {_summary(settings)}")
+    if connect:
+        _show(asyncio.run(_connected(settings)))
+
+
+COMMAND = check
+
+
+def _checked(file: Path) -> Config:
+    """The settings. Raises `SettingsError` with all that is wrong inside and outside of the file."""
+    from headrace.settings_file import load
+    from headrace.toml_lines import dotted, key_lines, line_of
+
+    problems: list[Problem] = []
+    try:
+        settings = load(file, os.environ, strict=True)
+    except SettingsError as error:
+        problems += error.problems
+        try:
+            settings = load(file, os.environ)
+        except SettingsError:
+            raise error from None
+    lines = key_lines(file.read_text())
+    verified = asyncio.run(_verified(settings, {problem.path for problem in problems}))
+    for path, message in (*verified, *_unusable(settings)):
+        problems.append(Problem(str(file), line_of(lines, path), dotted(path), message))
+    if problems:
+        raise SettingsError(problems)
+    return settings
+
+
+async def _verified(settings: Config, known: set[str]) -> list[tuple[tuple[str, str], str]]:
+    """Every handler tried at once; one of which something is known to be wrong is left out."""
+    from headrace.toml_lines import dotted
+
+    adapters = {
+        (section, name): each
+        for section in ("sources", "handlers", "sinks")
+        for name, each in getattr(settings, section).items()
+    }
+    wanted = {
+        path: each
+        for path, each in adapters.items()
+        if isinstance(each, Verifies) and not any(f"{at}.".startswith(f"{dotted(path)}.") for at in known)
+    }
+    found = await asyncio.gather(*(each.verify(settings.directory) for each in wanted.values()))
+    return [(path, message) for path, messages in zip(wanted, found, strict=True) for message in messages]
+
+
+def _unusable(settings: Config) -> list[tuple[tuple[str, str], str]]:
+    """A data directory that this user could not use."""
+    folder = settings.data_dir
+    there = next(each for each in (folder, *folder.parents) if each.exists())
+    if not there.is_dir():
+        why = f"{there} is no folder"
+    elif not os.access(there, os.W_OK | os.X_OK):
+        why = f"{there} is not writable"
+    else:
+        return []
+    return [(("daemon", "data_dir"), why)]
+
+
+def _summary(settings: Config) -> str:
+    counts = [_counted(name, len(getattr(settings, f"{name}s"))) for name in ("source", "handler", "sink")]
+    return f"no problems; {', '.join(counts)}"
+
+
+def _counted(name: str, count: int) -> str:
+    return f"{count} {name}" if count == 1 else f"{count} {name}s"
+
+
+async def _connected(settings: Config) -> list[tuple[str, Finding]]:
+    """What the adapters find around them. Sinks are not opened for it: to open one may change what it holds."""
+    from headrace.cli.adapters import opened
+    from headrace.errors import HeadraceError
+    from headrace.protocols import Diagnoses, Finding
+
+    found: list[tuple[str, Finding]] = []
+    for name, each in settings.sources.items():
+        try:
+            async with opened(settings, name, each) as source:
+                if isinstance(source, Diagnoses):
+                    found += [(name, finding) async for finding in source.diagnose()]
+        except HeadraceError as error:
+            found.append((name, Finding("error", error.message, error.hint)))
+    return found
+
+
+def _show(found: list[tuple[str, Finding]]) -> None:
+    for name, (level, what, remedy) in found:
+        data(clean(f"{level}: {name}: {what}" + (f"; {remedy}" if remedy else "")))
+    if not found:
+        talk("no source can tell more by connecting")
+    if any(finding.level == "error" for _, finding in found):
+        raise typer.Exit(PROBLEMS)

@@ -1,0 +1,3 @@
+"""Everything embedded."""
+
+COMMAND = None
