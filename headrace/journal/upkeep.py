@@ -24,15 +24,19 @@ SMALL_EVENTS: Final = 500  # a block with fewer events is worth merging
 SETTLED: Final = 60.0  # seconds after which a block is merged; also the most that one merged block may span
 MERGED_BLOCKS: Final = 256  # blocks that become one at once
 WINDOW: Final = 2 * MERGED_BLOCKS  # blocks looked at in one round, so that the first run in it is always whole
-DROPS: Final = 64  # blocks deleted in one transaction
+DROPS: Final = 64  # blocks deleted in one transaction, at most
+AHEAD: Final = 8 << 20  # bytes deleted at once when room is needed, so that not every commit must delete
 SPARE_BYTES: Final = 32 << 20  # free pages kept for reuse before any are given back to the file system
 GIVEN_BACK: Final = 1 << 20  # bytes given back in one round
 _KINDS: Final = 256  # kinds that a block can hold
 
 _DROP: Final = """
     DELETE FROM block WHERE first IN (
-        SELECT first FROM (SELECT first, count, appended FROM block ORDER BY first LIMIT ?)
-        WHERE first + count <= ? AND appended < ?
+        SELECT first FROM (
+            SELECT first, count, appended, sum(length(body)) OVER (ORDER BY first) - length(body) AS before
+            FROM (SELECT * FROM block ORDER BY first LIMIT ?)
+        )
+        WHERE first + count <= ? AND appended < ? AND before < ?
     )
 """
 _HEADS: Final = "SELECT first, count, appended, head FROM block WHERE first >= ? ORDER BY first LIMIT ?"
@@ -103,18 +107,20 @@ class Upkeep:
         Without room on the disk even for that, none.
         """
         before = self.size
+        wanted = max(wanted, min(AHEAD, self._limits.max_size // 64))
         try:
-            while before - self.size < wanted and self._drop(math.inf):
+            while (missing := wanted - (before - self.size)) > 0 and self._drop(math.inf, missing):
                 pass
         except sqlite3.OperationalError as error:
             if not disk_full(error):
                 raise
         return before - self.size
 
-    def _drop(self, before: float) -> int:
+    def _drop(self, before: float, size: float) -> int:
+        """Delete blocks that were appended before a time, up to about `size` bytes of them."""
         if not self.retaining:
             return 0
-        dropped = self._db.execute(_DROP, (DROPS, self.needed(), before)).rowcount
+        dropped = self._db.execute(_DROP, (DROPS, self.needed(), before, size)).rowcount
         reach("journal.after-drop")
         self.measure()
         return dropped
@@ -122,7 +128,7 @@ class Upkeep:
     def round(self) -> bool:
         """One portion of everything; returns whether there is more to do at once. A full disk raises as it is."""
         now = time.time()
-        dropped = self._drop(now - self._limits.retention)
+        dropped = self._drop(now - self._limits.retention, math.inf)
         self._merged_to, merged = merge_small(self._db, self._merged_to, now)
         given = self.give_back(SPARE_BYTES)
         self.measure()
@@ -151,7 +157,8 @@ class Upkeep:
         size = pragma(self._db, "page_size")
         if pragma(self._db, "freelist_count") * size <= spare:
             return False
-        self._db.execute(f"PRAGMA incremental_vacuum({GIVEN_BACK // size})").fetchall()
+        # A script, because it gives a page back at every step, and `execute` takes one step where there is no column.
+        self._db.executescript(f"PRAGMA incremental_vacuum({GIVEN_BACK // size})")
         return True
 
 
