@@ -18,7 +18,7 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, Final, TypeVar
 
-from headrace.errors import Fatal, HeadraceError, Transient
+from headrace.errors import Fatal, HeadraceError, JournalFailed, Transient
 from headrace.failpoints import reach
 from headrace.journal import schema
 from headrace.journal.block import Block, SealedBlock
@@ -249,7 +249,7 @@ class Writer:
             return error
         if isinstance(error, sqlite3.Error):
             return damaged(self._path, error)
-        return Fatal(f"the journal {self._path} failed: {type(error).__name__}: {error}")
+        return JournalFailed(f"the journal {self._path} failed: {type(error).__name__}: {error}")
 
     def _fail(self, error: Exception) -> None:
         if self.db.in_transaction:
@@ -257,7 +257,7 @@ class Writer:
                 self.db.execute("ROLLBACK")
         if self._failed is None:
             meaning = self._meaning(error)
-            self._failed = meaning if isinstance(meaning, Fatal) else Fatal(meaning.message, hint=meaning.hint)
+            self._failed = _final(meaning)
             self._log.error("journal failed", error=str(self._failed))
             self._post(self._listener.failed, self._failed)
         self._reject([*self._intake.take_all(), *self._in_hand], self._failed)
@@ -334,3 +334,8 @@ class Writer:
             except sqlite3.OperationalError as error:
                 if error_code(error) not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY):
                     raise
+
+
+def _final(error: HeadraceError) -> JournalFailed:
+    """Whatever stopped the writer, the journal has failed."""
+    return error if isinstance(error, JournalFailed) else JournalFailed(error.message, hint=error.hint)
