@@ -42,6 +42,7 @@ def stamp(event):
     os.write(out, f"{now} {event['type'].rpartition('.')[2]} {event['data']['path']}\\n".encode())
 """
 MOVED_OUT = 10  # one file in so many
+AGE = 50  # files between a file and its move, so that each is there to be seen
 
 
 @contextmanager
@@ -81,8 +82,8 @@ def produce(house: Path, rate: int, seconds: float) -> dict[str, int]:
         with path.open("wb") as file:
             file.write(b"id,name\n1,somebody\n")
         closed[path.name] = time.time_ns()
-        if number % MOVED_OUT == MOVED_OUT - 1:
-            old = house / "inbox" / f"file{number - 5}.csv"
+        if number % MOVED_OUT == 0 and number >= AGE:
+            old = house / "inbox" / f"file{number - AGE}.csv"
             old.rename(house / "outside" / old.name)
     return closed
 
