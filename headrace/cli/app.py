@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 from headrace import __version__
 from headrace.cli.options import ConfigFile
-from headrace.cli.output import clean, data, talk
+from headrace.cli.output import PIPE, clean, data, talk
 from headrace.errors import Fatal, HeadraceError, NotRunning, SettingsError
 
 COMMANDS: Final = (
@@ -37,7 +37,6 @@ UNAVAILABLE: Final = 69
 SOFTWARE: Final = 70
 CONFIG: Final = 78
 INTERRUPTED: Final = 130
-PIPE: Final = 141
 
 
 def code_of(error: HeadraceError) -> int:

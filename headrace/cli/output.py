@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import select
+import stat
 import sys
+import threading
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from headrace.errors import Permanent
+
+PIPE: Final = 141  # what a shell makes of a program that SIGPIPE ended
 
 
 def data(text: str) -> None:
@@ -21,6 +27,19 @@ def data_lines(lines: Iterable[bytes]) -> None:
     for line in lines:
         sys.stdout.buffer.write(line)
         sys.stdout.buffer.flush()
+
+
+def leave_with_the_reader() -> None:
+    """End the process once nobody reads standard output any more, also while there is nothing to write."""
+    if stat.S_ISFIFO(os.fstat(1).st_mode):
+        threading.Thread(target=_leave, daemon=True).start()
+
+
+def _leave() -> None:
+    reader = select.poll()
+    reader.register(1, 0)  # an error is always reported
+    reader.poll()
+    os._exit(PIPE)
 
 
 def as_json(value: Any) -> None:

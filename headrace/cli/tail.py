@@ -10,7 +10,7 @@ import typer
 
 from headrace.cli.asking import daemon_of
 from headrace.cli.options import ConfigFile
-from headrace.cli.output import clean, data_lines, talk
+from headrace.cli.output import clean, data_lines, leave_with_the_reader, talk
 
 
 def tail(
@@ -25,6 +25,7 @@ def tail(
     config: ConfigFile = None,
 ) -> None:
     """Print events as they are captured, one JSON line each."""
+    leave_with_the_reader()
     lines = _told(daemon_of(config).lines("/tail", on=on, limit=count, **{"from": start}))
     data_lines(map(text_line, lines) if text else lines)
 
