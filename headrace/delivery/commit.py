@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple
 
 import msgspec
 
 from headrace.delivery.cursor import Cursor, dead_space, parked_space
 from headrace.delivery.flow import Flow
 from headrace.delivery.records import Records
+from headrace.errors import Fatal, JournalFailed
 from headrace.event import Event, source_seed
 from headrace.failpoints import reach
-from headrace.journal.block import Lines, seal
+from headrace.journal.block import Lines, SealedBlock, cut, seal
 from headrace.protocols import Change, ConsumerJournal, Flushes, Position, Row, Sink
 
 SKIPPED_COMMIT: Final = 1.0  # seconds until a cursor that only skipped is committed
 HOPS: Final = 16  # returned events may lead to returned events this often
+TYPES: Final = 256  # distinct types that fit one block
+
+
+class Returned(NamedTuple):
+    """An event that a handler returned, encoded."""
+
+    event: Event
+    line: bytes
 
 
 class Committer:
-    """Commits the flows of one run. `state` is the sink's, as of the last settled batch."""
+    """Commits the flows of one run. `state` is the sink's, as of the last settled batch.
+
+    `hold` keeps a shard's blocks from a position on; `committed` is called after each commit. A commit that is
+    cancelled, or whose flush fails, loses nothing: the next one writes it.
+    """
 
     def __init__(
         self,
@@ -31,16 +44,23 @@ class Committer:
         sink: Sink,
         state: bytes | None,
         interval: float,
+        hold: Callable[[str, Position], None],
     ) -> None:
         self.state = state
+        self.committed: Callable[[], None] = lambda: None
         self._journal = journal
         self._records = records
         self._flows = flows
         self._sink = sink
         self._interval = interval
+        self._hold = hold
+        self._one = asyncio.Lock()
         self._dirty = asyncio.Event()
         self._later: asyncio.TimerHandle | None = None
-        self._returned: list[Event] = []
+        self._rows: dict[tuple[str, bytes], bytes | None] = {}  # taken from the flows, not handed over yet
+        self._parked: dict[str, list[Position]] = {shard: [] for shard in flows}
+        self._returned: list[Returned] = []
+        self._settled_returns = 0
 
     def touch(self) -> None:
         """Something was settled."""
@@ -51,57 +71,99 @@ class Committer:
         if self._later is None:
             self._later = asyncio.get_running_loop().call_later(SKIPPED_COMMIT, self._dirty.set)
 
-    def emit(self, event: Event) -> None:
+    def emit(self, returned: Returned) -> None:
         """An event that a handler returned: it enters the journal together with the cursor."""
-        self._returned.append(event)
+        self._returned.append(returned)
         self.touch()
 
     async def run(self) -> None:
-        while True:
-            await self._dirty.wait()
-            await self.commit()
-            await asyncio.sleep(self._interval)
+        """Until cancelled; then one more `commit` is due."""
+        try:
+            while True:
+                await self._dirty.wait()
+                await self.commit()
+                await asyncio.sleep(self._interval)
+        finally:
+            self._not_later()
 
     async def commit(self) -> None:
         """Durable on return: all that was settled before the call."""
-        self._dirty.clear()
+        async with self._one:
+            self._dirty.clear()
+            self._not_later()
+            cursor = self._collect()
+            if isinstance(self._sink, Flushes):
+                await self._sink.flush()
+            reach("delivery.before-commit")
+            await self._write(cursor)
+            reach("delivery.after-commit")
+        self.committed()
+
+    async def rows_durable(self) -> None:
+        """Parked events and dead letters are durable on return; nothing is done where they already are."""
+        if self._rows or self._one.locked() or any(flow.rows or flow.dead for flow in self._flows.values()):
+            await self.commit()
+
+    def _not_later(self) -> None:
         if self._later:
             self._later.cancel()
             self._later = None
-        change, cursor, parked = self._change()
-        if isinstance(self._sink, Flushes):
-            await self._sink.flush()
-        reach("delivery.before-commit")
-        await asyncio.shield(self._journal.submit(change))
-        reach("delivery.after-commit")
+
+    def _collect(self) -> Cursor:
+        """Everything as of now: nothing may be settled between the rows, the cursor and the state."""
+        name = self._records.consumer
+        for shard, flow in self._flows.items():
+            parked, changed, dead = flow.take_rows()
+            self._parked[shard] += parked
+            self._rows |= {(parked_space(name), key): value for key, value in changed.items()}
+            self._rows |= {(dead_space(name), key): value for key, value in dead.items()}
+        self._settled_returns = len(self._returned)
+        return Cursor({shard: flow.cursor() for shard, flow in self._flows.items()}, self.state)
+
+    async def _write(self, cursor: Cursor) -> None:
+        rows = [Row(space, key, value) for (space, key), value in self._rows.items()]
+        future = self._journal.submit(Change(self._sealed(), [*rows, self._records.cursor_row(cursor)]))
+        # Handed over: the journal writes it in order, whether or not anybody waits for it here.
+        self._rows, parked = {}, self._parked
+        self._parked = {shard: [] for shard in self._flows}
+        try:
+            await asyncio.shield(future)
+        except Fatal as error:
+            raise JournalFailed(error.message, hint=error.hint) from error
         for shard, at in cursor.shards.items():
-            self._journal.hold(self._records.consumer, shard, at.low)
+            self._hold(shard, at.low)
             self._flows[shard].stored(parked[shard])
 
-    def _change(self) -> tuple[Change, Cursor, Mapping[str, list[Position]]]:
-        """Everything as of now: nothing may be settled between the rows, the cursor and the state."""
-        name, rows = self._records.consumer, list[Row]()
-        parked: dict[str, list[Position]] = {}
-        for shard, flow in self._flows.items():
-            parked[shard], changed, dead = flow.take_rows()
-            rows += [Row(parked_space(name), key, value) for key, value in changed.items()]
-            rows += [Row(dead_space(name), key, value) for key, value in dead.items()]
-        cursor = Cursor({shard: flow.cursor() for shard, flow in self._flows.items()}, self.state)
-        rows.append(self._records.cursor_row(cursor))
-        returned, self._returned = self._returned, []
-        blocks = [seal(name, Lines.of(returned, source_seed(name)))] if returned else []
-        return Change(blocks, rows), cursor, parked
+    def _sealed(self) -> list[SealedBlock]:
+        """What was returned by the time of the cursor, and only that."""
+        returned, name = self._returned[: self._settled_returns], self._records.consumer
+        del self._returned[: self._settled_returns]
+        blocks = []
+        for start in range(0, len(returned), TYPES):
+            part = returned[start : start + TYPES]
+            lines = Lines.of([it.event for it in part], source_seed(name), [it.line for it in part])
+            blocks += [seal(name, each) for each in cut(lines)]
+        return blocks
 
 
-def child_event(parent: Event, event: Event, consumer: str, index: int, origin: str) -> Event | None:
-    """A returned event with its identity from its parent; None where it went round too often."""
-    hops = int(parent.extensions.get("headracehops", 0)) + 1
+def child_of(parent: Event, event: Event, consumer: str, index: int, origin: str) -> Returned | None:
+    """A returned event with its identity from its parent; None where it went round too often.
+
+    `index` counts the events of this parent. Raises `ValueError` where the event is not JSON.
+    """
+    hops = _hops(parent) + 1
     if hops > HOPS:
         return None
-    return msgspec.structs.replace(
+    made = msgspec.structs.replace(
         event,
         id=f"{parent.id}/{consumer}/{index}",
         source=f"{origin}{consumer}",
         traceparent=event.traceparent or parent.traceparent,
         extensions={**event.extensions, "headracehops": hops},
     )
+    return Returned(made, made.line())
+
+
+def _hops(event: Event) -> int:
+    hops = event.extensions.get("headracehops")
+    return hops if isinstance(hops, int) else 0

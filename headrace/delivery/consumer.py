@@ -7,25 +7,28 @@ skipped. A commit holds the cursor, the parked events, the dead letters and the 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from typing import Final
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, Final
 
 import msgspec
 
 from headrace.delivery.attempt import Attempt
+from headrace.delivery.bulk import BulkFlow
 from headrace.delivery.commit import Committer
 from headrace.delivery.cursor import Control, Cursor, DeadLetter, Failure, Parked, ShardCursor
-from headrace.delivery.dispatch import BulkReader, KeyedReader, Slots
+from headrace.delivery.dispatch import Slots
 from headrace.delivery.flow import Flow
+from headrace.delivery.keyed import KeyedFlow
+from headrace.delivery.reader import BulkReader, KeyedReader
 from headrace.delivery.records import Records
 from headrace.delivery.retry import Outage
 from headrace.delivery.selection import Selection
 from headrace.delivery.status import ConsumerStatus, Counts
-from headrace.errors import Fatal, Permanent
+from headrace.errors import Fatal, JournalFailed, Permanent
 from headrace.event import Event
 from headrace.protocols import Change, ConsumerJournal, Context, Flushes, Position, Row, Sink, StoresCursor
 from headrace.settings import ConsumerSettings
-from headrace.tasks import first_of
+from headrace.tasks import cause, first_of
 
 HANDLER_COMMIT: Final = 0.005  # seconds between two commits, which bound what is repeated after a crash
 FLUSH_COMMIT: Final = 0.05  # the same where each commit waits for the target's fsync
@@ -55,12 +58,13 @@ class Consumer:
         self._outage: Outage | None = None
         self._stopping = asyncio.Event()
         self._resumed = asyncio.Event()
-        self.failed = ""
+        self._changing = asyncio.Lock()
 
     # Before the first source starts.
 
     async def prepare(self) -> None:
         """Make the cursor where the consumer is new, and hold what it still needs."""
+        await self.records.written()
         self.control = await self.records.control()
         cursor = await self.records.cursor()
         if cursor is None:
@@ -84,7 +88,6 @@ class Consumer:
 
     async def run(self) -> None:
         """Deliver until stopped or cancelled. Raises what the sink or the journal raised."""
-        self.failed = ""
         while not self._stopping.is_set():
             if self.control.paused:
                 self._resumed.clear()
@@ -99,65 +102,114 @@ class Consumer:
             await self._slots.finish(grace)
 
     async def _deliver(self) -> None:
+        await self.records.written()
         cursor = await self.records.cursor()
         if cursor is None:
             raise Fatal(f"the cursor of consumer {self.name} is gone", hint="restart the daemon")
         context = self._context(cursor.state)
         async with self.settings.open(context) as sink:
             if isinstance(sink, StoresCursor):
-                cursor = await sink.position() or cursor
-            self._flows = await self._load(cursor, context)
-            await self._engine(sink, cursor, context)
+                cursor = await self._as_stored(sink, cursor)
+            # The operator's changes to parked events reach either the rows that are loaded, or the running slots.
+            async with self._changing:
+                self._flows = await self._load(cursor, context)
+                self._slots = slots = self._wired(sink, cursor, context)
+            try:
+                await self._engine(slots, context)
+            finally:
+                self._slots = self._outage = None
+
+    async def _as_stored(self, sink: StoresCursor, cursor: Cursor) -> Cursor:
+        """The sink's own cursor rules in the shards that it knows."""
+        if not self.settings.bulk:
+            raise Fatal(f"the sink of {self.name} keeps its cursor, so it must be delivered to in bulk")
+        stored = await sink.position()
+        if stored is None:
+            return cursor
+        for shard, at in stored.shards.items():
+            if shard in self._journal.shards and at.low > self._journal.head(shard):
+                hint = "was an older journal restored? `headrace seek` or empty the target"
+                raise Fatal(f"the target of {self.name} is at {at.low}, beyond the journal's end", hint=hint)
+        return Cursor({**cursor.shards, **stored.shards}, cursor.state)
 
     async def _load(self, cursor: Cursor, context: Context) -> dict[str, Flow]:
-        parked: dict[str, dict[Position, Parked]] = {shard: {} for shard in self._journal.shards}
-        async for shard, position, row in self.records.parked():
-            parked[shard][position] = row
-        flows = {}
+        flows: dict[str, Flow] = {}
+        kind = BulkFlow if self.settings.bulk else KeyedFlow
         for shard in self._journal.shards:
             at = cursor.shards.get(shard) or ShardCursor(await self._journal.oldest(shard))
-            at = await self._past_the_gap(shard, at, context)
-            flows[shard] = Flow(shard, self.settings.ordering, at, parked[shard])
+            self._hold(shard, at.low)
+            at = await self._past_the_gap(shard, at, cursor, context)
+            flows[shard] = kind(shard, self.settings.ordering, at)
+        async for shard, position, parked in self.records.parked():
+            flows[shard].recall(position, parked)
+        for flow in flows.values():
+            flow.advance(flow.read)
         return flows
 
-    async def _past_the_gap(self, shard: str, at: ShardCursor, context: Context) -> ShardCursor:
+    async def _past_the_gap(self, shard: str, at: ShardCursor, cursor: Cursor, context: Context) -> ShardCursor:
         """What is gone from the journal is recorded, said loudly, and passed."""
         oldest = await self._journal.oldest(shard)
         if at.low >= oldest:
             return at
+        after = ShardCursor(oldest, tuple(done for done in at.done if done[1] >= oldest))
         gap = (shard, at.low, oldest - 1, "the journal no longer has these positions")
-        self.control = Control(self.control.paused, (*self.control.gaps, gap))
-        await self.records.set_control(self.control)
-        context.log.error("gap", first=at.low, last=oldest - 1, why=gap[3])
-        return ShardCursor(oldest, tuple(done for done in at.done if done[0] >= oldest))
+        self.control = msgspec.structs.replace(self.control, gaps=(*self.control.gaps, gap))
+        cursor = msgspec.structs.replace(cursor, shards={**cursor.shards, shard: after})
+        await self._change([self.records.control_row(self.control), self.records.cursor_row(cursor)])
+        context.log.error("gap", shard=shard, first=at.low, last=oldest - 1, why=gap[3])
+        return after
 
-    async def _engine(self, sink: Sink, cursor: Cursor, context: Context) -> None:
-        """Everything that runs while the sink is open, until stopped or paused."""
+    def _hold(self, shard: str, position: Position) -> None:
+        if not self.control.detached:
+            self._journal.hold(self.name, shard, position)
+
+    def _wired(self, sink: Sink, cursor: Cursor, context: Context) -> Slots:
         settings = self.settings
         interval = FLUSH_COMMIT if isinstance(sink, Flushes) else HANDLER_COMMIT
-        committer = Committer(self._journal, self.records, self._flows, sink, cursor.state, interval)
+        committer = Committer(self._journal, self.records, self._flows, sink, cursor.state, interval, self._hold)
         self._outage = Outage(settings.retry, context.clock, context.log)
         attempt = Attempt(self.records, settings, sink, committer, self._outage, self.counts, context, self.pause)
-        self._slots = slots = Slots(attempt, self._flows, settings, self._outage, context.clock)
-        reader = BulkReader if settings.bulk else KeyedReader
-        async with asyncio.TaskGroup() as group:
-            committing = group.create_task(committer.run())
-            reading = [
-                group.create_task(reader(self._journal, flow, self._selection, slots, self.counts, context.log).run())
-                for flow in self._flows.values()
-            ]
-            await slots.run(group, self._stopping)
-            for task in reading:
-                task.cancel()
-            committing.cancel()
+        return Slots(attempt, self._flows, settings, context.clock)
+
+    async def _engine(self, slots: Slots, context: Context) -> None:
+        """Everything that runs while the sink is open, until stopped, paused or failed."""
+        committer = slots.attempt.committer
+        if self.control.paused:  # meanwhile
+            slots.close()
+        try:
+            async with asyncio.TaskGroup() as group:
+                background = [group.create_task(committer.run())]
+                background += [group.create_task(self._reader(flow, slots, context)) for flow in self._flows.values()]
+                await slots.run(group, self._stopping)
+                for task in background:
+                    task.cancel()
+        except Exception as error:
+            await self._save(committer, error, context)
+            raise
         await committer.commit()
-        self._slots = None
+
+    def _reader(self, flow: Flow, slots: Slots, context: Context) -> Coroutine[Any, Any, None]:
+        shared = (self._selection, slots, self.counts, context.log)
+        if isinstance(flow, BulkFlow):
+            return BulkReader(self._journal, flow, *shared).run()
+        assert isinstance(flow, KeyedFlow)  # noqa: S101 -- there is no third kind
+        return KeyedReader(self._journal, flow, *shared).run()
+
+    @staticmethod
+    async def _save(committer: Committer, error: Exception, context: Context) -> None:
+        """What was settled before the failure need not be delivered again."""
+        if isinstance(cause(error), JournalFailed):
+            return
+        try:
+            await committer.commit()
+        except Exception as second:  # noqa: BLE001 -- the first failure is the one to tell
+            context.log.warning("the last commit failed too", error=str(second))
 
     # What the operator may do while it runs, or not.
 
     async def pause(self, why: str) -> None:
         """Durably: also after a restart, until resumed."""
-        await self._decide(Control(why or "paused by the operator", self.control.gaps))
+        await self._decide(msgspec.structs.replace(self.control, paused=why or "paused by the operator"))
 
     async def _decide(self, control: Control) -> None:
         self.control = control
@@ -167,7 +219,7 @@ class Consumer:
 
     async def detach(self, why: str) -> None:
         """Pause, and give up what was not read: `on_lag = "detach"`. The gap is recorded when it is resumed."""
-        await self._decide(Control(why, self.control.gaps, detached=True))
+        await self._decide(msgspec.structs.replace(self.control, paused=why, detached=True))
         self._journal.release(self.name)
 
     async def resume(self) -> None:
@@ -178,27 +230,29 @@ class Consumer:
 
     async def redrive(self, shard: str, position: Position) -> None:
         """Deliver a dead letter again, or one that is held. Raises `Permanent` where there is none."""
+        async with self._changing:
+            letter, held = await self._given_up(shard, position)
+            again = _redriven(letter or held)
+            rows = [self.records.parked_row(shard, position, again), self.records.dead_row(shard, position, None)]
+            await self._change(rows)
+            if self._slots:
+                self._slots.admit_again(shard, position, again)
+
+    async def discard(self, shard: str, position: Position) -> None:
+        """Forget a dead letter, or one that is held: its key goes on. Raises `Permanent` where there is none."""
+        async with self._changing:
+            letter, _ = await self._given_up(shard, position)
+            row = self.records.parked_row if letter is None else self.records.dead_row
+            await self._change([row(shard, position, None)])
+            if self._slots and letter is None:
+                self._slots.discard(shard, position)
+
+    async def _given_up(self, shard: str, position: Position) -> tuple[DeadLetter | None, Parked | None]:
         letter = await self.records.dead_at(shard, position)
         parked = await self.records.parked_at(shard, position)
         if letter is None and not (parked and parked.held):
             raise Permanent(f"consumer {self.name} has no dead letter at {position}")
-        again = Parked(_marked(letter.line), letter.source) if letter else _unheld(parked)
-        rows = [self.records.parked_row(shard, position, again)]
-        if letter:
-            rows.append(self.records.dead_row(shard, position, None))
-        await self._change(rows)
-        if self._slots:
-            self._slots.admit_again(shard, position, again)
-
-    async def discard(self, shard: str, position: Position) -> None:
-        """Forget a dead letter, or one that is held, so that its key goes on."""
-        parked = await self.records.parked_at(shard, position)
-        if parked is None and await self.records.dead_at(shard, position) is None:
-            raise Permanent(f"consumer {self.name} has no dead letter at {position}")
-        if parked and self._slots:
-            self._slots.complete(shard, position)
-        rows = [self.records.dead_row(shard, position, None), self.records.parked_row(shard, position, None)]
-        await self._change(rows)
+        return letter, parked
 
     async def _change(self, rows: list[Row]) -> None:
         await self._journal.submit(Change(rows=rows))
@@ -218,35 +272,26 @@ class Consumer:
         return ConsumerStatus(
             name=self.name,
             state=self._state(),
-            why=self.failed
-            or self.control.paused
-            or self.counts.problem
-            or (self._outage.reason if self._outage else ""),
+            why=self.control.paused or self.counts.problem or (self._outage.reason if self._outage else ""),
             lag=lag,
             behind=self.counts.behind(self._context(None).clock.time()) if lag else 0.0,
             delivered=self.counts.delivered,
             failed=self.counts.failed,
             retried=self.counts.retried,
             dead=self.counts.dead,
-            parked=sum(flow.parked for flow in self._flows.values()),
+            parked=sum(flow.parked + flow.recalled for flow in self._flows.values()),
             gaps=len(self.control.gaps),
         )
 
     def _state(self) -> str:
-        if self.failed:
-            return "failed"
         if self.control.paused:
             return "paused"
         return "target away" if self._outage and self._outage.there else "running"
 
 
-def _marked(line: bytes) -> bytes:
-    """A redriven event says so: `headraceredrive` is a CloudEvents extension attribute."""
-    event = Event.parse(line)
-    return msgspec.structs.replace(event, extensions={**event.extensions, "headraceredrive": True}).line()
-
-
-def _unheld(parked: Parked | None) -> Parked:
-    if parked is None:
-        raise Permanent("nothing is held there")
-    return Parked(parked.line, parked.source, Failure(first=parked.failure.first, error=parked.failure.error))
+def _redriven(letter: DeadLetter | Parked | None) -> Parked:
+    """It starts over, and says so: `headraceredrive` is a CloudEvents extension attribute."""
+    assert letter is not None  # noqa: S101 -- one of both is there
+    event = Event.parse(letter.line)
+    line = msgspec.structs.replace(event, extensions={**event.extensions, "headraceredrive": True}).line()
+    return Parked(line, letter.source, Failure(error=letter.failure.error))

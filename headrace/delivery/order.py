@@ -1,12 +1,12 @@
 """Which events may be delivered now: one at a time per key, and barriers.
 
 Every open event waits for the last open one of each of its keys, so what is open forms a graph, and completing an
-event frees those that waited for it alone. Nothing here does I/O.
+event frees those that waited for it alone. None waits for one of a higher rank, so there is no circle. No I/O here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import msgspec
 
@@ -26,12 +26,16 @@ _key_of = msgspec.json.Decoder(_Key).decode
 
 
 class Item:
-    """An event on its way to one consumer. `line` is None once it is parked and stored."""
+    """An event on its way to one consumer. `line` is None once it is parked and stored.
+
+    `busy` says that a parked event is being delivered, so that its line is needed. `rank` is its place in the order:
+    its position, or, where it is redriven, that of the next event to be read then.
+    """
 
     __slots__ = (
         "barrier",
+        "busy",
         "dependents",
-        "done",
         "failure",
         "held",
         "key",
@@ -39,6 +43,7 @@ class Item:
         "parked",
         "position",
         "previous",
+        "rank",
         "retry_at",
         "source",
         "texts",
@@ -46,7 +51,7 @@ class Item:
     )
 
     def __init__(self, position: Position, line: bytes, source: str, key: int, special: Special | None) -> None:
-        self.position = position
+        self.position = self.rank = position
         self.line: bytes | None = line
         self.source = source
         self.key = key
@@ -56,7 +61,7 @@ class Item:
         self.retry_at = 0.0
         self.held = False
         self.parked = False
-        self.done = False
+        self.busy = False
         self.waits = 0
         self.dependents: list[Item] | None = None
         self.texts: tuple[str, ...] | None = None
@@ -67,11 +72,19 @@ class Item:
         if self.previous and self.previous != self.key:
             yield self.previous
 
+    def related(self, other: Item) -> bool:
+        """Whether one of the two must wait for the other."""
+        if not set(self.hashes()).isdisjoint(other.hashes()):
+            return True
+        under = self.barrier is not None and other.under(self.source, self.barrier)
+        return under or (other.barrier is not None and self.under(other.source, other.barrier))
+
     def under(self, source: str, prefix: str) -> bool:
         """Whether a barrier of this source with this prefix concerns the event."""
         return self.source == source and any(text.startswith(prefix) for text in self.key_texts())
 
     def key_texts(self) -> tuple[str, ...]:
+        """The keys themselves; must be asked for once before `line` is given up."""
         if self.texts is None:
             found = _key_of(self.line or b"{}")
             keys = (found.partitionkey, found.previouskey, self.barrier)
@@ -86,22 +99,16 @@ class Order:
         self._last: dict[int, Item] = {}
         self._open: dict[Position, Item] = {}
         self._barriers: list[Item] = []
+        self._top = -1  # no open event has a higher rank
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def __contains__(self, position: Position) -> bool:
-        return position in self._open
-
     def get(self, position: Position) -> Item | None:
         return self._open.get(position)
 
-    @property
-    def open(self) -> Iterable[Item]:
-        return self._open.values()
-
     def admit(self, item: Item) -> bool:
-        """Add an event, in the order of the journal; whether it need not wait for another.
+        """Add an event behind all that are open; whether it need not wait for another.
 
         It is parked where any event that it waits for is: its turn may be far away.
         """
@@ -115,7 +122,31 @@ class Order:
         if item.barrier is not None:
             self._admit_barrier(item, item.barrier)
         self._open[item.position] = item
+        self._top = max(self._top, item.rank)
         return not item.waits
+
+    def must_wait(self, item: Item) -> bool:
+        """Whether an event that is not open waits for an open one."""
+        if item.rank > self._top and any(key in self._last for key in item.hashes()):
+            return True
+        return any(other.rank <= item.rank and item.related(other) for other in self._open.values())
+
+    def insert(self, item: Item) -> None:
+        """Add an event also before open ones: those of a higher rank that must wait for it do so from now on."""
+        if item.rank > self._top or not self._open:
+            self.admit(item)
+            return
+        for other in self._open.values():
+            if item.related(other):
+                later, earlier = (item, other) if other.rank <= item.rank else (other, item)
+                self._wait(later, earlier)
+        for key in item.hashes():
+            last = self._last.get(key)
+            if last is None or last.rank <= item.rank:
+                self._last[key] = item
+        if item.barrier is not None:
+            self._barriers.append(item)
+        self._open[item.position] = item
 
     def _admit_barrier(self, item: Item, prefix: str) -> None:
         for earlier in self._open.values():
@@ -133,7 +164,6 @@ class Order:
 
     def complete(self, item: Item) -> list[Item]:
         """Take an event out; returns those that waited for nothing else, in order."""
-        item.done = True
         del self._open[item.position]
         for key in item.hashes():
             if self._last.get(key) is item:

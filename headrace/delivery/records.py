@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Final
 
 from headrace.delivery.cursor import (
     CONTROLS,
@@ -20,7 +21,7 @@ from headrace.delivery.cursor import (
 )
 from headrace.protocols import Change, Journal, Position, Row
 
-PAGE = 500
+PAGE: Final = 100  # rows in one read: each holds an event
 
 
 class Records:
@@ -30,6 +31,10 @@ class Records:
         self._journal = journal
         self._store = journal.store
         self.consumer = consumer
+
+    async def written(self) -> None:
+        """Returns when everything submitted before can be read: the last commit of a run that failed, above all."""
+        await self._journal.submit(Change())
 
     async def cursor(self) -> Cursor | None:
         """None where the consumer was never seen."""
