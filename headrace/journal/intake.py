@@ -16,6 +16,7 @@ from headrace.journal.space import Limits, Reserve
 from headrace.journal.upkeep import Upkeep
 from headrace.protocols import Change, Logger
 
+GROUP_BYTES: Final = 8 << 20  # of one transaction, about
 RETRY: Final = 0.5  # seconds between two tries while intake is stopped
 NO_RESERVE: Final = "the disk is full"
 
@@ -64,7 +65,9 @@ class Intake:
 
     def patience(self) -> float | None:
         """Seconds until there is something to try again, None where nothing waits."""
-        return max(0.0, self._retry_at - time.monotonic()) if self.why else None
+        if self.why:
+            return max(0.0, self._retry_at - time.monotonic())
+        return 0.0 if self._held else None
 
     def admit(self, changes: Iterable[Pending]) -> list[Pending]:
         """What may be written now, in order; the rest is kept until a later call admits it."""
@@ -75,11 +78,12 @@ class Intake:
 
     def full(self, changes: Iterable[Pending]) -> None:
         """These could not be written, because the disk is full. The next call of `admit` tries the reserve."""
+        self._held.extendleft(reversed(list(changes)))
         self._stuck = not self._reserve.held
         self._reserve.give_up()
-        self._held.extendleft(reversed(list(changes)))
         self._stop(NO_RESERVE)
         self._retry_at = time.monotonic() + RETRY
+        self._checkpoint()  # first of all: what is in the log needs its place in the file, and then the log has room
 
     def take_all(self) -> list[Pending]:
         """Everything kept, for the writer to refuse."""
@@ -89,8 +93,8 @@ class Intake:
     def _try_again(self) -> None:
         self._retry_at = time.monotonic() + RETRY
         self._stuck = False
-        if not self._reserve.take(2 * sum(item.size for item in self._held)):
-            self._upkeep.shrink(self._reserve.size // 8)
+        if not self._reserve.take(2 * min(GROUP_BYTES, sum(item.size for item in self._held))):
+            self._upkeep.shrink(self._reserve.size // 2)
             self._checkpoint()
             return
         first = next((item for item in self._held if item.change.intake), None)
@@ -99,20 +103,25 @@ class Intake:
             self.why = ""
 
     def _let_in(self) -> list[Pending]:
-        room = self._room(sum(item.size for item in self._held if item.change.intake))
+        sizes = [item.size for item in self._held if item.change.intake]
+        room = self._room(min(sum(sizes), GROUP_BYTES + max(sizes, default=0)))
         admitted: list[Pending] = []
         kept: deque[Pending] = deque()
+        size = 0
         for item in self._held:
-            if item.change.intake:
-                if not self.why and not self._fits(item, room, alone=not admitted):
-                    self._stop(f"the journal has reached its max_size of {self._limits.max_size} bytes")
-                if self.why:
-                    kept.append(item)
-                    continue
-                room -= item.size
+            if size >= GROUP_BYTES or self._waits(item, room, alone=not admitted):
+                kept.append(item)
+                continue
             admitted.append(item)
+            size += item.size
+            room -= item.size if item.change.intake else 0
         self._held = kept
         return admitted
+
+    def _waits(self, item: Pending, room: int, *, alone: bool) -> bool:
+        if item.change.intake and not self.why and not self._fits(item, room, alone=alone):
+            self._stop(f"the journal has reached its max_size of {self._limits.max_size} bytes")
+        return item.change.intake and bool(self.why)
 
     def _room(self, wanted: int) -> int:
         """Bytes that intake may still take, after deleting what nobody needs if `wanted` is more."""

@@ -13,7 +13,9 @@ APPLICATION_ID: Final = 0x48524A31  # "HRJ1"
 # A commit of one event and its cursor writes 18 KB in pages of this size and 55 KB in pages of 16 KiB, equally fast;
 # full blocks are appended a fifth slower, still far beyond what any source delivers (measured).
 PAGE_SIZE: Final = 4_096
-WAL_PAGES: Final = 8_192  # 32 MiB between checkpoints
+# 16 MiB between checkpoints. On a full disk the reserve must hold what the log still has to bring to the file: no more
+# than this and what was free when a checkpoint first failed for want of as much.
+WAL_PAGES: Final = 4_096
 WAL_LIMIT: Final = 64 << 20
 BUSY: Final = 1.0  # seconds to wait for a stranger with a lock on the file
 
@@ -146,6 +148,10 @@ _MEANING: Final = {
     sqlite3.SQLITE_FULL: ("the disk is full", "free space on its file system, then start again"),
     sqlite3.SQLITE_READONLY: ("it is not writable", "give the daemon's user write access to the file and its folder"),
     sqlite3.SQLITE_CANTOPEN: ("it cannot be opened", "give the daemon's user access to the file and its folder"),
+    sqlite3.SQLITE_IOERR: (
+        "its disk failed",
+        "look at the disk and the kernel's log, then start again: all that was acknowledged is recovered at start",
+    ),
     sqlite3.SQLITE_BUSY: ("another process uses it", "stop that one; a journal has one user"),
 }
 

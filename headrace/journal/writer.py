@@ -22,13 +22,12 @@ from headrace.errors import Fatal, HeadraceError, JournalFailed, Transient
 from headrace.failpoints import reach
 from headrace.journal import schema
 from headrace.journal.block import Block, SealedBlock
-from headrace.journal.intake import Intake, Pending
+from headrace.journal.intake import GROUP_BYTES, Intake, Pending
 from headrace.journal.schema import damaged, disk_full, error_code
 from headrace.journal.space import Limits, Reserve, Usage
 from headrace.journal.upkeep import Upkeep, transaction
 from headrace.protocols import Change, Logger
 
-GROUP_BYTES: Final = 8 << 20
 IDLE: Final = 5.0  # seconds between two rounds of upkeep
 BUSY: Final = 0.05  # the same while there is more to do
 
