@@ -25,7 +25,6 @@ EVENTS: Final = 500  # of one append: a group that size costs its fsync little, 
 WRITES: Final = 4_000  # of one append, beside the meta row; the protocol allows 5,000
 IN_FLIGHT: Final = 4  # appends submitted and not yet durable
 PAGE: Final = 2_000
-TOUCHED: Final = 100_000
 
 META: Final = b"m"
 
@@ -69,13 +68,6 @@ class Difference(NamedTuple):
 
     def __bool__(self) -> bool:
         return bool(self.added or self.changed or self.removed)
-
-    def without(self, keys: Callable[[bytes], bool]) -> Difference:
-        return Difference(
-            [it for it in self.added if not keys(it[0])],
-            [it for it in self.changed if not keys(it[0])],
-            [it for it in self.removed if not keys(it[0])],
-        )
 
 
 NO_DIFFERENCE: Final = Difference([], [], [])
@@ -128,35 +120,6 @@ def _aligned(
     return listed[cut:], (listed[:cut], rows), bound
 
 
-class Touched:
-    """The keys that the live stream changed since a listing began: the listing may be older than they are.
-
-    Bounded: beyond `TOUCHED` keys it forgets, says so by `overflowed`, and every difference needs the origin's word.
-    """
-
-    def __init__(self) -> None:
-        self._keys: set[bytes] | None = None
-        self.overflowed = False
-
-    def begin(self) -> None:
-        self._keys = set()
-        self.overflowed = False
-
-    def end(self) -> None:
-        self._keys = None
-
-    def add(self, keys: Iterable[bytes]) -> None:
-        if self._keys is None:
-            return
-        self._keys.update(keys)
-        if len(self._keys) > TOUCHED:
-            self._keys.clear()
-            self.overflowed = True
-
-    def __contains__(self, key: bytes) -> bool:
-        return self._keys is not None and key in self._keys
-
-
 class Inventory:
     """The rows of one source, and its changes on their way into the journal. Owned by one task.
 
@@ -172,7 +135,6 @@ class Inventory:
         self._in_flight: deque[Future[None]] = deque()
         self._meta_changed = False
         self.meta = meta
-        self.touched = Touched()
 
     @classmethod
     async def open(cls, out: Capture) -> Inventory:
@@ -194,15 +156,13 @@ class Inventory:
         """`meta` goes with the next append."""
         self._meta_changed = True
 
-    async def apply(self, events: Sequence[Event], writes: Sequence[Write], *, live: bool = True) -> None:
+    async def apply(self, events: Sequence[Event], writes: Sequence[Write]) -> None:
         """Take events and the rows they stand for, which stay together. Waits while the journal is slow."""
         self._events += events
         for write in writes:
             self._writes[write.key] = write
             if write.secondary is not None:
                 self._by_secondary.setdefault(write.secondary, set()).add(write.key)
-        if live:
-            self.touched.add(write.key for write in writes)
         if len(self._events) >= EVENTS or len(self._writes) >= WRITES:
             await self.flush()
 

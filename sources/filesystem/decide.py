@@ -26,7 +26,7 @@ class Decisions:
 
     `written` tells of files without a close whether they are open for writing (None: unknown). Results: `steps` in
     order; `held`, files that are not finished, with the look at them; `released`, files that are not held any longer;
-    `linked`, identities whose other names changed as well.
+    `linked`, identities whose other names changed as well; `unseen`, new names at which there was nothing to look at.
     """
 
     def __init__(
@@ -46,11 +46,13 @@ class Decisions:
         self.held: dict[bytes, bytes] = {}
         self.released: set[bytes] = set()
         self.linked: set[bytes] = set()
+        self.unseen: set[bytes] = set()
 
     def decide(self, hints: Sequence[Hint]) -> None:
-        for hint in hints:
+        last = {path: index for index, it in enumerate(hints) for path in (it.path, it.to)}
+        for index, hint in enumerate(hints):
             if hint.act is Act.MOVED:
-                self._moved(hint.path, hint.to)
+                self._moved(hint.path, hint.to, last=last[hint.to] == index)
             elif self._shows(hint.path):
                 self._look(hint.path, hint.flags)
 
@@ -103,23 +105,31 @@ class Decisions:
         else:
             self._step("modified", path, now)
 
-    def _moved(self, path: bytes, to: bytes) -> None:
+    def _moved(self, path: bytes, to: bytes, *, last: bool) -> None:
         row = self._rows.get(path) if self._shows(path) else None
         if row is not None and not self._shows(to):
             self._gone(path, row)
-        elif row is not None:
-            self._renamed(path, to, row)
+        elif row is not None and not self._came_later(path, to, row):
+            self._renamed(path, to, row, last=last)
         elif self._shows(to):
-            self._release(path)
+            if row is None:
+                self._release(path)
             self._look(to, FINISHED)
 
-    def _renamed(self, path: bytes, to: bytes, row: bytes) -> None:
+    def _came_later(self, path: bytes, to: bytes, row: bytes) -> bool:
+        """Whether the row is of another thing than the one renamed: one that came there after it."""
+        old, new = self._looks.get(path), self._looks.get(to)
+        return old is not None and identity(old) == identity(row) and new is not None and identity(new) != identity(row)
+
+    def _renamed(self, path: bytes, to: bytes, row: bytes, *, last: bool) -> None:
         """Told by the row, not by the look, which may be from after the next rename already."""
         now = self._looks.get(to)
         fresh = now is not None and untouched(row, now)
         self._release(path)
         self._step("moved", to, now if fresh and now is not None else row, path)
-        if now is not None and identity(now) == identity(row):
+        if now is None:
+            self.unseen.add(to)
+        elif last or identity(now) == identity(row):
             self._look(to, FINISHED)
 
     def _step(self, name: str, path: bytes, value: bytes, previous: bytes | None = None) -> None:

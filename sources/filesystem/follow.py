@@ -96,7 +96,10 @@ class Follower:
             raise self._hints.failure
         hinted = await self._follow_hints()
         checked = await self._check_held()
-        listed = await self._list_appeared() or await self._compare()
+        listed = await self._list_appeared()
+        if not hinted and not listed:
+            listed = await self._tree.confirm_moved()
+        listed = listed or await self._compare()
         if self._hints.lost_root and not hinted:
             raise RootLost("it was removed, renamed or unmounted")
         return hinted or checked or listed
@@ -116,7 +119,7 @@ class Follower:
         """Compare again, though no sooner than the last comparison took: a flood must not bring a flood of listings."""
         if not self._lost:
             self._context.log.warning("notifications were lost in a burst: the whole tree is compared")
-        self._lost = True
+        self._lost = self._tree.doubtful = True
         self._due = min(self._due, monotonic() + self._took)
 
     async def _check_held(self) -> bool:
@@ -157,7 +160,7 @@ class Follower:
         return True
 
     def _begin(self) -> None:
-        self._lost = self._tree.overheld = False
+        self._lost = self._tree.incomplete = False
         self._began = monotonic()
         if self._watcher is not None:
             self._watcher.blind = 0
@@ -166,12 +169,13 @@ class Follower:
 
     def _end(self) -> None:
         self._reconcile = None
+        self._tree.doubtful = self._lost
         self._took = monotonic() - self._began
         blind = self._watcher.blind if self._watcher is not None else 0
         if blind and blind != self._blind:
             self._context.log.warning("the limit of watches is reached", unwatched=blind, hint=WATCHES)
         self._blind = blind
-        polled = self._watcher is None or blind or self._tree.overheld
+        polled = self._watcher is None or blind or self._tree.incomplete
         wait = self._took if self._lost else self._settings.poll if polled else self._settings.rescan
         self._due = monotonic() + wait
 

@@ -8,7 +8,7 @@ from time import monotonic
 from typing import Final
 
 from headrace.failpoints import reach
-from headrace.inventory import PAGE, Difference, Found, compare
+from headrace.inventory import PAGE, Difference, Found, Inventory, compare
 from headrace.protocols import Logger, Write
 from headrace.sources.filesystem.entry import identity, is_file, untouched
 from headrace.sources.filesystem.finished import all_open_for_writing
@@ -20,12 +20,43 @@ from headrace.sources.filesystem.walk import Walker
 RECENT: Final = 60.0  # seconds: at the very first listing, only files this young are asked whether they are open
 
 
+FINDS: Final = 500  # reads of single rows by identity; beyond it, one pass over all rows is cheaper
+BITS: Final = 1 << 23  # a megabyte
+
+
+class Identities:
+    """Which identities the inventory knows, as a set of hashes: in a million rows one answer in nine is a false yes."""
+
+    def __init__(self) -> None:
+        self._bits = bytearray(BITS >> 3)
+
+    @classmethod
+    async def known(cls, inventory: Inventory) -> Identities:
+        found = cls()
+        after: bytes | None = None
+        while rows := await inventory.scan(ROWS, after, PAGE):
+            after = rows[-1][0]
+            for _, value in rows:
+                found.add(identity(value))
+        return found
+
+    def add(self, one: bytes) -> None:
+        number = hash(one) % BITS
+        self._bits[number >> 3] |= 1 << (number & 7)
+
+    def __contains__(self, one: bytes) -> bool:
+        number = hash(one) % BITS
+        return bool(self._bits[number >> 3] & 1 << (number & 7))
+
+
 class Reconcile:
     """One pass. `step` does a part and says whether there is more; memory is bounded by the pages.
 
     What a listing does not meet is only noted, and confirmed at the end: by then a renamed thing was met under its new
     name and paired by its inode. `present` raises where the root is gone: what is missing with its root is not deleted.
     With `silent`, the first listing makes rows without events.
+
+    The listing may be older than the rows: each difference is looked at again before it counts.
     """
 
     def __init__(self, tree: Tree, walker: Walker, present: Callable[[], None], log: Logger, *, silent: bool) -> None:
@@ -36,10 +67,11 @@ class Reconcile:
         self._log = log
         self._marker = self._inventory.meta.marker if silent and not self._inventory.meta.listed else None
         self._fresh = not self._inventory.meta.listed and not self._inventory.meta.marker
+        self._identities: Identities | None = None
+        self._asked = 0
         self._parts = self._run()
         self._began = monotonic()
         self._last_change = self._inventory.meta.changes
-        self._inventory.touched.begin()
 
     async def step(self) -> bool:
         try:
@@ -56,7 +88,7 @@ class Reconcile:
             yield
         async for _ in self._sweep():
             yield
-        self._inventory.touched.end()
+        await self._tree.recheck()
         if not self._inventory.meta.listed:
             self._inventory.meta.listed, self._inventory.meta.marker = True, b""
             self._inventory.meta_changed()
@@ -67,14 +99,12 @@ class Reconcile:
         return await asyncio.to_thread(self._walker.page)
 
     async def _differ(self, difference: Difference) -> None:
-        touched = self._inventory.touched
-        found = difference.without(touched.__contains__) if difference else difference
-        added = await self._adopt(found.added)
+        added = await self._adopt(difference.added)
         moves = await self._moves(added)
         hints = [moves.get(key) or Hint(Act.LOOK, path_of(key), CREATED) for key, _ in added]
-        hints += [Hint(Act.LOOK, path_of(key)) for key, _, _ in found.changed]
+        hints += [Hint(Act.LOOK, path_of(key)) for key, _, _ in difference.changed]
         await self._tree.files(hints, recovered=True)
-        await self._inventory.apply((), [self._missed(key) for key, _ in found.removed], live=False)
+        await self._inventory.apply((), [self._missed(key) for key, _ in difference.removed])
 
     def _missed(self, key: bytes) -> Write:
         """A row that the settings hide by now is dropped without a word; another waits for the end."""
@@ -91,7 +121,7 @@ class Reconcile:
         kept = [(key, value) for key, value in fresh if busy.get(path_of(key)) is not True]
         self._inventory.meta.marker = added[-1][0]
         self._inventory.meta_changed()
-        await self._inventory.apply((), [Write(key, value, identity(value)) for key, value in kept], live=False)
+        await self._inventory.apply((), [Write(key, value, identity(value)) for key, value in kept])
         known = {key for key, _ in kept}
         return [it for it in added if it[0] not in known]
 
@@ -115,6 +145,11 @@ class Reconcile:
         return moves
 
     async def _known_as(self, key: bytes, value: bytes) -> Sequence[bytes]:
+        self._asked += 1
+        if self._asked == FINDS:
+            self._identities = await Identities.known(self._inventory)
+        if self._identities is not None and identity(value) not in self._identities:
+            return ()
         rows = await self._inventory.find(identity(value))
         return [it for it, row in rows if it != key and untouched(row, value)]
 
@@ -129,7 +164,7 @@ class Reconcile:
             looks = await self._tree.look(paths)
             self._present()
             await self._tree.files([Hint(Act.LOOK, it, DELETED) for it in paths], looks, recovered=True)
-            await self._inventory.apply((), [Write(it, None) for it, _ in rows], live=False)
+            await self._inventory.apply((), [Write(it, None) for it, _ in rows])
             reach("filesystem.swept")
             yield
 

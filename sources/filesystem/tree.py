@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from stat import S_ISDIR
 from time import monotonic
 from typing import Final, TypeAlias, TypeVar
 
@@ -14,14 +16,16 @@ from headrace.failpoints import reach
 from headrace.inventory import PAGE, Found, Inventory
 from headrace.protocols import Clock, Write
 from headrace.sources.filesystem.decide import Decisions, Step
-from headrace.sources.filesystem.entry import identity, is_file, unpack
+from headrace.sources.filesystem.entry import identity, is_directory, is_file, unpack
 from headrace.sources.filesystem.events import Events
 from headrace.sources.filesystem.finished import all_open_for_writing
 from headrace.sources.filesystem.hints import CHANGED, CREATED, DELETED, FINISHED, Act, Hint
 from headrace.sources.filesystem.names import Visibility, below, key_of, path_of
 
 INLINE: Final = 8  # looks that cost less than the hop to a thread
+UNSEEN: Final = 10_000
 HELD: Final = 10_000  # unfinished files followed one by one; beyond it the next listing finds them
+SLASH: Final = re.compile(b"/")
 RECHECK: Final = 30.0  # seconds between looks at a file that is open and whose close will be told
 
 Looks: TypeAlias = Mapping[bytes, bytes | None]
@@ -51,7 +55,11 @@ class Patience:
 
 
 class Tree:
-    """Raises what the journal raises. All of it runs in one task."""
+    """Raises what the journal raises. All of it runs in one task.
+
+    `doubtful`: hints may have been lost, and the tree was not compared since. `incomplete`: something had to be
+    dropped that only another comparison finds.
+    """
 
     def __init__(
         self,
@@ -71,7 +79,10 @@ class Tree:
         self._patience = patience
         self._clock = clock
         self._held: dict[bytes, Held] = {}
-        self.overheld = False
+        self._unseen: set[bytes] = set()
+        self._moved: set[bytes] = set()
+        self.doubtful = True
+        self.incomplete = False
 
     async def follow(self, hints: Sequence[Hint]) -> list[bytes]:
         """Act on hints, in order. Returns the directories to list, because they appeared."""
@@ -96,9 +107,8 @@ class Tree:
             await self._moved_directory(hint.path, hint.to)
 
     async def listed(self, page: Sequence[Found]) -> None:
-        """A page of a directory that appeared."""
-        looks = {path_of(key): value for key, value in page}
-        await self.files([Hint(Act.LOOK, path, CREATED) for path in looks], looks)
+        """A page of a directory that appeared. It is looked at again: the directory may be a link by now."""
+        await self.files([Hint(Act.LOOK, path_of(key), CREATED) for key, _ in page])
 
     async def files(self, hints: Sequence[Hint], looks: Looks | None = None, *, recovered: bool = False) -> None:
         """Look at what the hints name, unless `looks` has it, and record what changed."""
@@ -106,6 +116,7 @@ class Tree:
         if linked:
             rows = [row for it in linked for row in await self.inventory.find(it)]
             others = {path_of(key) for key, _ in rows}
+            others |= {path for path, it in self._held.items() if identity(it.value) in linked}
             await self._files([Hint(Act.LOOK, it, CHANGED) for it in others], None, recovered=recovered)
 
     async def _files(self, hints: Sequence[Hint], looks: Looks | None, *, recovered: bool) -> set[bytes]:
@@ -120,6 +131,7 @@ class Tree:
         decisions.decide(hints)
         await self.record(decisions.steps, recovered=recovered)
         self._keep(decisions, written)
+        self._doubt(decisions.unseen)
         return decisions.linked
 
     async def _written(self, hints: Sequence[Hint], rows: Looks, looks: Looks) -> Mapping[bytes, bool | None]:
@@ -133,9 +145,11 @@ class Tree:
 
     def _look(self, root: bytes, paths: Iterable[bytes]) -> Looks:
         looks: dict[bytes, bytes | None] = {}
+        real: dict[bytes, bool] = {b"": True}
         for path in paths:
             try:
-                looks[path] = self.pack(os.lstat(root + b"/" + path))
+                there = _is_real(root, path.rpartition(b"/")[0], real)
+                looks[path] = self.pack(os.lstat(root + b"/" + path)) if there else None
             except (FileNotFoundError, NotADirectoryError):
                 looks[path] = None
             except OSError:
@@ -178,6 +192,8 @@ class Tree:
             after = rows[-1][0]
             await self.record(self._moved_with(path, to, key, value) for key, value in rows)
             reach("filesystem.moving")
+        self._doubt([to])
+        self._moved.add(to)
         if row is not None and not self.visible.shows(to):
             await self.record([Step("deleted", path, row)])
 
@@ -185,6 +201,43 @@ class Tree:
         path = path_of(key)
         new = to + path[len(directory) :]
         return Step("moved", new, value, path) if self.visible.shows(new) else Step("deleted", path, value)
+
+    def _doubt(self, paths: Iterable[bytes]) -> None:
+        """New names that no look confirmed. As long as hints may be missing, so may the hint of what came next."""
+        if self.doubtful:
+            self._unseen.update(paths)
+        if len(self._unseen) > UNSEEN:
+            self._unseen.clear()
+            self.incomplete = True
+
+    async def confirm_moved(self) -> bool:
+        """Once no hint waits: whether what moved with a directory is in it. False where there was nothing to do.
+
+        A look may be from after the next hint: rows of a directory may be those of one that took its name since.
+        """
+        moved, self._moved = self._moved, set()
+        for path in moved:
+            await self._confirm(path)
+        return bool(moved)
+
+    async def _confirm(self, path: bytes) -> None:
+        row, before = await self.inventory.get(key_of(path)), await self.look([path])
+        now = before.get(path)
+        if now is None or not is_directory(now) or (row is not None and identity(row) != identity(now)):
+            return  # a hint of what came next will follow
+        after = None
+        while rows := await self.inventory.scan(below(path), after, PAGE):
+            after = rows[-1][0]
+            looks = await self.look([path_of(key) for key, _ in rows])
+            if await self.look([path]) != before:
+                return
+            await self.files([Hint(Act.LOOK, it, DELETED) for it, look in looks.items() if look is None], looks)
+
+    async def recheck(self) -> None:
+        """At the end of a comparison: what was renamed during it may have been left behind where it no longer is."""
+        unseen, self._unseen = self._unseen, set()
+        for path in unseen:
+            await self._left(path)
 
     async def _left(self, path: bytes) -> None:
         """A directory is gone with all that was in it: each confirmed, the directory's own event last."""
@@ -211,7 +264,7 @@ class Tree:
         elif held is not None or len(self._held) < HELD:
             self._held[path] = Held(monotonic() + wait, value)
         else:
-            self.overheld = True
+            self.incomplete = True
 
     def _rename_held(self, path: bytes, to: bytes) -> None:
         prefix = path + b"/"
@@ -237,6 +290,20 @@ class Tree:
         quiet = open_ is None and now == held.value
         told = open_ is True and self._patience.emit_open is not None
         return Hint(Act.LOOK, path, FINISHED if quiet or told or open_ is False else CREATED)
+
+
+def _is_real(root: bytes, directory: bytes, known: dict[bytes, bool]) -> bool:
+    """Whether all of the path is directories: behind a link in its place nothing is in the tree. Raises `OSError`."""
+    if directory not in known:
+        parents = [directory[: it.start()] for it in SLASH.finditer(directory)]
+        known[directory] = all(_is_directory(root, it, known) for it in (*parents, directory))
+    return known[directory]
+
+
+def _is_directory(root: bytes, path: bytes, known: dict[bytes, bool]) -> bool:
+    if path not in known:
+        known[path] = S_ISDIR(os.lstat(root + b"/" + path).st_mode)
+    return known[path]
 
 
 def writes_of(step: Step) -> list[Write]:

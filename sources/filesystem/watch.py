@@ -64,10 +64,21 @@ class Node:
             node = node.parent
         return b"/".join(reversed(names)) + b"/" if names else b""
 
+    @property
+    def attached(self) -> bool:
+        """Whether its parent has it: not while it is on its way out of the tree."""
+        return self.parent is not None and self.parent.children.get(self.name) is self
+
+    def detach(self) -> None:
+        if self.parent is not None and self.attached:
+            del self.parent.children[self.name]
+
     def subtree(self) -> Iterator[Node]:
-        yield self
-        for child in list(self.children.values()):
-            yield from child.subtree()
+        waiting = [self]
+        while waiting:
+            node = waiting.pop()
+            waiting += node.children.values()
+            yield node
 
 
 class Watcher:
@@ -149,9 +160,8 @@ class Watcher:
         node = self._nodes.get(wd)
         if node is None:
             node = self._nodes[wd] = Node(wd, name, parent)
-        elif node.parent is not None:
-            if node.parent.children.get(node.name) is node:
-                del node.parent.children[node.name]
+        elif node is not self._top:
+            node.detach()
             node.parent, node.name = parent, name
         if parent is None:
             self._top = node
@@ -162,8 +172,7 @@ class Watcher:
         for it in list(node.subtree()):
             self._nodes.pop(it.wd, None)
             inotify_rm_watch(self._fd, it.wd)
-        if node.parent is not None and node.parent.children.get(node.name) is node:
-            del node.parent.children[node.name]
+        node.detach()
 
     # The thread
 
@@ -229,8 +238,7 @@ class Watcher:
             self._hints.lose_root()
         elif mask & In.IN_IGNORED:
             self._nodes.pop(node.wd, None)
-            if node.parent is not None and node.parent.children.get(node.name) is node:
-                del node.parent.children[node.name]
+            node.detach()
 
     def _directory(self, node: Node, mask: int, name: bytes) -> None:
         path = node.path() + name
@@ -271,7 +279,7 @@ class Watcher:
         """Halves whose other half lies outside the tree."""
         for cookie in [it for it, half in self._halves.items() if half[0] <= before]:
             _, path, child, directory = self._halves.pop(cookie)
-            if child is not None:
+            if child is not None and not child.attached:
                 self._forget(child)
             if directory:
                 self._hints.add(Hint(Act.LEFT, path))

@@ -8,13 +8,11 @@ from headrace.event import Event
 from headrace.inventory import (
     EVENTS,
     META,
-    TOUCHED,
     WRITES,
     Difference,
     Found,
     Inventory,
     Meta,
-    Touched,
     compare,
     difference,
     lookup,
@@ -185,17 +183,3 @@ def test_a_new_inventory_has_an_incarnation_of_its_own() -> None:
         assert one.number().id != other.number().id
 
     asyncio.run(run())
-
-
-def test_touched_keys_count_while_a_listing_runs_and_within_bounds() -> None:
-    touched = Touched()
-    touched.add([b"before"])
-    touched.begin()
-    touched.add([b"during"])
-    assert b"during" in touched
-    assert b"before" not in touched
-    touched.add(b"%d" % number for number in range(TOUCHED))
-    assert touched.overflowed
-    assert b"during" not in touched
-    touched.end()
-    assert b"1" not in touched
