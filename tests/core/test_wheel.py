@@ -92,18 +92,18 @@ import headrace, importlib.metadata as metadata
 print(headrace.__version__, headrace.__file__)
 for group in "sources", "sinks", "contracts":
     for entry in metadata.entry_points(group=f"headrace.{group}"):
-        print(entry.name, entry.load().__module__)
+        print(entry.name, entry.value.partition(":")[0], entry.load().__name__)
 """
     lines = run(python, "-I", "-c", script).splitlines()
     version, _, place = lines[0].partition(" ")
     assert version == "0.1.0"
     assert Path(place).is_relative_to(tmp_path / "env")
     assert sorted(lines[1:]) == [
-        "command headrace.handlers.command",
-        "file headrace.sinks.file",
-        "filesystem headrace.sources.filesystem",
-        "function headrace.handlers.function",
-        "stdout headrace.sinks.stdout",
+        "command headrace.handlers.command CommandHandler",
+        "file headrace.sinks.file FileSink",
+        "filesystem headrace.sources.filesystem FilesystemSource",
+        "function headrace.handlers.function FunctionHandler",
+        "stdout headrace.sinks.stdout StdoutSink",
     ]
     assert "0.1.0" in run(python.with_name("headrace"), "--version")
 
