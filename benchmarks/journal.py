@@ -1,9 +1,9 @@
 """The embedded journal: how fast it is appended to and read, and whether it stays within its bounds.
 
 `--quick` takes a tenth of the events. Events are lines of 450 bytes. Within the timing of an append: the queue to the
-writer, the transaction with its fsync, and the acknowledgement on the event loop; "seal and append" also compresses each
-block of 2,000 lines, which a source in a child process does there. With several blocks in flight one transaction may
-hold more than one. Outside: making the lines, and their lengths and keys, which is the source's work.
+writer, the transaction with its fsync, and the acknowledgement on the event loop; "seal and append" also compresses
+each block of 2,000 lines, which a source in a child process does there. With several blocks in flight one transaction
+may hold more than one. Outside: making the lines, and their lengths and keys, which is the source's work.
 Within the timing of the read: SQLite, checksums, decompression, and cutting each block into lines.
 """
 

@@ -98,7 +98,9 @@ class Intake:
             self._checkpoint()
             return
         first = next((item for item in self._held if item.change.intake), None)
-        if first is None or self._fits(first, self._room(first.size), alone=True):
+        # More room than the first needs, or a full journal would stop and go on with every step of a consumer.
+        slack = self._limits.intake // 32
+        if first is None or self._fits(first, self._room(first.size + slack) - slack, alone=True):
             self._log.info("intake resumed", after=self.why)
             self.why = ""
 
