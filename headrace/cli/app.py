@@ -14,6 +14,7 @@ from headrace import __version__
 from headrace.cli.options import ConfigFile
 from headrace.cli.output import PIPE, clean, data, talk
 from headrace.errors import Fatal, HeadraceError, NotRunning, SettingsError
+from headrace.suggest import did_you_mean
 
 COMMANDS: Final = (
     "demo",
@@ -115,7 +116,7 @@ class Commands(TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
-            return None
+            ctx.fail(f'no command "{cmd_name}"{did_you_mean(cmd_name, COMMANDS)}')
         module = import_module(f"headrace.cli.{cmd_name.replace('-', '_')}")
         app = _typer(help=module.__doc__)
         below = getattr(module, "COMMANDS", None)

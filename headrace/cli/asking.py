@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from headrace.control.client import Client
+if TYPE_CHECKING:
+    from headrace.control.client import Client
 
 
 def settings_file(config: str | None) -> Path:
@@ -33,5 +35,7 @@ def data_dir(file: Path) -> Path:
 
 def daemon_of(config: str | None) -> Client:
     """The daemon to ask; whether it runs shows at the first question."""
+    from headrace.control.client import Client
+
     file = settings_file(config)
     return Client(data_dir(file), hint=f"start it with: headrace run -c {file}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Protocol, runtime_checkable
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
 
 PROBLEMS: Final = 78
+CONTRACTS: Final = ("function", "command", "contract")  # keys that name what a handler calls
 
 
 @runtime_checkable
@@ -35,6 +35,8 @@ def check(
     connect: Annotated[bool, typer.Option("--connect", help="Try to reach what the sources watch, too.")] = False,
 ) -> None:
     """Check the settings, the paths and the handlers, and say everything that is wrong. Exit 78."""
+    import asyncio
+
     file = settings_file(config)
     settings = _checked(file)
     talk(f"{file}: {_summary(settings)}")
@@ -47,6 +49,8 @@ COMMAND = check
 
 def _checked(file: Path) -> Config:
     """The settings. Raises `SettingsError` with all that is wrong inside and outside of the file."""
+    import asyncio
+
     from headrace.settings_file import load
     from headrace.toml_lines import dotted, key_lines, line_of
 
@@ -61,7 +65,8 @@ def _checked(file: Path) -> Config:
             raise error from None
     lines = key_lines(file.read_text())
     verified = asyncio.run(_verified(settings, {problem.path for problem in problems}))
-    for path, message in (*verified, *_unusable(settings)):
+    for table, message in (*verified, *_unusable(settings)):
+        path = next((key for contract in CONTRACTS if (key := (*table, contract)) in lines), table)
         problems.append(Problem(str(file), line_of(lines, path), dotted(path), message))
     if problems:
         raise SettingsError(problems)
@@ -70,6 +75,8 @@ def _checked(file: Path) -> Config:
 
 async def _verified(settings: Config, known: set[str]) -> list[tuple[tuple[str, str], str]]:
     """Every handler tried at once; one of which something is known to be wrong is left out."""
+    import asyncio
+
     from headrace.toml_lines import dotted
 
     adapters = {

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json as jsons
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from headrace.cli.asking import daemon_of
 from headrace.cli.options import ConfigFile, Json, Yes
 from headrace.cli.output import as_json, confirmed, data, data_lines, table, talk
-from headrace.control.client import Client
 from headrace.errors import Permanent
+
+if TYPE_CHECKING:
+    from headrace.control.client import Client
 
 PORTION = 500  # positions in one request
 

@@ -6,21 +6,25 @@ import json as jsons
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from headrace.cli.asking import data_dir, settings_file
 from headrace.cli.options import ConfigFile, Json, Yes
 from headrace.cli.output import as_json, confirmed, data, talk
-from headrace.control.client import Client
 from headrace.errors import NotRunning
+
+if TYPE_CHECKING:
+    from headrace.control.client import Client
 
 T = TypeVar("T")
 
 
 def _either(config: str | None, online: Callable[[Client], T], offline: Callable[[Path], T]) -> T:
     """`offline` claims the data directory: a daemon that starts meanwhile, or does not answer, is an error."""
+    from headrace.control.client import Client
+
     folder = data_dir(settings_file(config))
     try:
         return online(Client(folder))

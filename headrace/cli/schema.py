@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,6 +29,8 @@ def schema(
 
         as_json(settings_schema())
         return
+    import asyncio
+
     found = asyncio.run(_events(_loaded(config)))
     if what != "events" and what not in found:
         raise Permanent(f'no schema "{what}"', hint="`headrace schema events` prints all")

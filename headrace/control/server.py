@@ -33,7 +33,7 @@ _ALL: Final = (
 
 
 @asynccontextmanager
-async def serve(daemon: Daemon, reloader: Reloader) -> AsyncIterator[None]:
+async def answering(daemon: Daemon, reloader: Reloader) -> AsyncIterator[None]:
     """Answer on the control socket, and on `[daemon] admin` where it is set. Raises `Fatal` where that cannot be."""
     runner = await _runner(daemon, reloader)
     path = daemon.config.data_dir / NAME
