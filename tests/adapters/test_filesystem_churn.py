@@ -9,11 +9,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-import pytest
-from headrace.testing import MemoryCapture, SimulatedCrash
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from headrace.testing import MemoryCapture, SimulatedCrash
 from tests.adapters.filesystem_runs import Run, listed, rebuilt, until
 
 NAMES = ["a", "b", "a-", "c", "c.x"]
@@ -21,7 +20,7 @@ PATHS = st.lists(st.sampled_from(NAMES), min_size=1, max_size=3).map("/".join)
 
 
 def write(tree: Path, path: str, _: str) -> None:
-    (tree / path).write_text("x" * random.randrange(50))  # noqa: S311 -- sizes, not secrets
+    (tree / path).write_text("x" * random.randrange(50))
 
 
 def append(tree: Path, path: str, _: str) -> None:
@@ -50,7 +49,7 @@ def remove(tree: Path, path: str, _: str) -> None:
 
 
 def move_out(tree: Path, path: str, _: str) -> None:
-    (tree / path).rename(tree.parent / f"out-{random.randrange(10**9)}")  # noqa: S311
+    (tree / path).rename(tree.parent / f"out-{random.randrange(10**9)}")
 
 
 def move_in(tree: Path, path: str, _: str) -> None:
@@ -149,7 +148,7 @@ async def crashing(run: Run, capture: MemoryCapture, steps: list) -> None:  # ty
 
 def test_a_torrent_of_everything(tmp_path: Path) -> None:
     """Two thousand random operations as fast as they go, from one seed."""
-    chance = random.Random(7)  # noqa: S311 -- repeatable, not secret
+    chance = random.Random(7)
     run = Run(tmp_path, {"snapshot": "initial", "settle": "20ms"})
     run.tree.mkdir()
 

@@ -4,6 +4,9 @@ import asyncio
 from collections.abc import Sequence
 
 import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
 from headrace.event import Event
 from headrace.inventory import (
     EVENTS,
@@ -19,8 +22,6 @@ from headrace.inventory import (
 )
 from headrace.protocols import Write
 from headrace.testing import MemoryCapture
-from hypothesis import given
-from hypothesis import strategies as st
 
 KEYS = st.binary(max_size=4)
 THINGS = st.dictionaries(KEYS.map(lambda key: b"f" + key), st.binary(max_size=2), max_size=60)
