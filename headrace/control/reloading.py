@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from headrace import systemd
 from headrace.daemon import Daemon
 from headrace.errors import HeadraceError, Transient
 from headrace.settings import Config
@@ -36,6 +37,8 @@ class Reloader:
             await hangup.wait()
             hangup.clear()
             try:
+                systemd.reloading()
                 await self.reload()
             except HeadraceError as error:
                 self._daemon.log.error("not reloaded; the old settings stay", error=str(error))  # noqa: TRY400 -- a mistake of the user
+                systemd.notify("READY=1")  # else `systemctl reload` waits for it
