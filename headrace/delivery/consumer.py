@@ -176,6 +176,7 @@ class Consumer:
         committer = slots.attempt.committer
         if self.control.paused:  # meanwhile
             slots.close()
+        committer.touch()  # the cursor may have come from the sink, or have passed a gap
         try:
             async with asyncio.TaskGroup() as group:
                 background = [group.create_task(committer.run())]

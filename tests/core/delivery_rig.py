@@ -149,11 +149,7 @@ async def settled(consumer: Consumer, journal: ConsumerJournal) -> bool:
 
 
 async def until_settled(consumer: Consumer, journal: ConsumerJournal, deadline: float = 20.0) -> None:
-    loop = asyncio.get_running_loop()
-    end = loop.time() + deadline
-    while not await settled(consumer, journal):
-        assert loop.time() < end, f"not settled: {await consumer.records.cursor()} {consumer.status()}"
-        await asyncio.sleep(0.005)
+    await until(lambda: settled(consumer, journal), f"settled: {consumer.status()}", deadline)
 
 
 async def parked_rows(consumer: Consumer) -> dict[int, Parked]:
@@ -182,17 +178,25 @@ async def advance(clock: FakeClock, condition: Callable[[], bool], step: float =
 
 
 def failing(*ids: str, times: int | None = None, error: Exception | None = None) -> Answering:
-    """Fails these events by name, `times` times; or raises where one of them is in the batch."""
+    """Fails these events by name, `times` times, and skips what follows in the batch; or raises `error`."""
     left = dict.fromkeys(ids, 1 << 30 if times is None else times)
 
     async def answer(batch: Batch) -> Verdict | None:
-        failed: dict[int, str] = {}
-        for position, event in zip(batch.positions, batch.events, strict=True):
+        for index, event in enumerate(batch.events):
             if left.get(event.id, 0) > 0:
                 left[event.id] -= 1
                 if error:
                     raise error
-                failed[position] = f"no {event.id}"
-        return Verdict(failed=failed)
+                return Verdict(failed={batch.positions[index]: f"no {event.id}"}, skipped=batch.positions[index + 1 :])
+        return None
 
     return answer
+
+
+async def until(condition: Callable[[], Awaitable[object]], what: str, deadline: float = 10.0) -> None:
+    """As `eventually`, for a condition that reads the journal."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + deadline
+    while not await condition():
+        assert loop.time() < end, f"not within {deadline} s: {what}"
+        await asyncio.sleep(0.002)
