@@ -9,7 +9,7 @@ from functools import partial
 
 from headrace import systemd
 from headrace.daemon import Daemon
-from headrace.errors import HeadraceError, Transient
+from headrace.errors import HeadraceError, JournalFailed, Transient
 from headrace.settings import Config
 from headrace.settings_changes import Changes
 from headrace.settings_file import load
@@ -39,6 +39,9 @@ class Reloader:
             try:
                 systemd.reloading()
                 await self.reload()
-            except HeadraceError as error:
-                self._daemon.log.error("not reloaded; the old settings stay", error=str(error))  # noqa: TRY400 -- a mistake of the user
+            except JournalFailed:
+                raise
+            except Exception as error:  # noqa: BLE001 -- whatever keeps it from reloading, the daemon goes on
+                unforeseen = {} if isinstance(error, HeadraceError) else {"exc_info": error}
+                self._daemon.log.error("not reloaded; the old settings stay", error=str(error), **unforeseen)
                 systemd.notify("READY=1")  # else `systemctl reload` waits for it

@@ -15,7 +15,8 @@ def test_the_unit_is_what_systemd_accepts(tmp_path: Path) -> None:
     unit = tmp_path / UNIT.name
     unit.write_text(UNIT.read_text().replace("/opt/headrace/bin/headrace", "/bin/true"))
     done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
-    assert "headrace.service" not in done.stderr
+    said = [line for line in done.stderr.splitlines() if "headrace.service" in line]
+    assert [line for line in said if not line.endswith("notify-reload")] == []  # older than systemd 253
 
 
 def test_the_unit_says_what_matters() -> None:
