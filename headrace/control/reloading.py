@@ -42,6 +42,9 @@ class Reloader:
             except JournalFailed:
                 raise
             except Exception as error:  # noqa: BLE001 -- whatever keeps it from reloading, the daemon goes on
-                unforeseen = {} if isinstance(error, HeadraceError) else {"exc_info": error}
-                self._daemon.log.error("not reloaded; the old settings stay", error=str(error), **unforeseen)
+                self._refused(error)
                 systemd.notify("READY=1")  # else `systemctl reload` waits for it
+
+    def _refused(self, error: Exception) -> None:
+        unforeseen = {} if isinstance(error, HeadraceError) else {"exc_info": error}
+        self._daemon.log.error("not reloaded; the old settings stay", error=str(error), **unforeseen)
