@@ -10,10 +10,12 @@ import textwrap
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 import tomli
+
+from headrace.settings_file import load
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted({*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")})
@@ -61,12 +63,14 @@ def blocks(*languages: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("block", chosen, ids=[block.place for block in chosen])
 
 
-def validate_settings(table: dict[str, Any], block: Block) -> None:
-    """TO EXTEND: check a block as the settings file that it shows, once the loader is there.
-
-    A block that is no settings file (no `daemon`, `sources`, `handlers` or `sinks` table) is only
-    parsed.
-    """
+def validate_settings(block: Block, folder: Path) -> None:
+    """Load a block as the settings file that it shows; environment and secret files are made up."""
+    file = folder / "headrace.toml"
+    file.write_text(block.text)
+    for secret in re.findall(r"{ *file *= *\"([^\"]+)\" *}", block.text):
+        (folder / secret).write_text("made-up")
+    environment = dict.fromkeys(re.findall(r"env *= *\"(\w+)\"", block.text), "made-up")
+    load(file, environment)
 
 
 def test_every_block_says_its_language() -> None:
@@ -75,8 +79,9 @@ def test_every_block_says_its_language() -> None:
 
 
 @blocks("toml")
-def test_toml_is_toml_1_0(block: Block) -> None:
-    validate_settings(tomli.loads(block.text), block)
+def test_toml_is_toml_1_0_and_settings_are_settings(block: Block, tmp_path: Path) -> None:
+    if tomli.loads(block.text).keys() & {"daemon", "journal", "sources", "handlers", "sinks"}:
+        validate_settings(block, tmp_path)
 
 
 @blocks("python")
