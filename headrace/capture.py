@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import Future
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
 
-from headrace.errors import Fatal, Permanent
+from headrace.errors import Fatal, Permanent, Transient
 from headrace.event import Event, source_seed
 from headrace.failpoints import reach
 from headrace.journal.block import Lines, SealedBlock, cut, seal
@@ -111,24 +111,34 @@ class SourceCapture:
             raise self._failed
 
     def _hand_over(self, blocks: Sequence[SealedBlock], state: Sequence[Write], size: int) -> Future[None]:
-        future = self._port.submit(blocks, state)
+        """The future is the source's own: cancelling it takes nothing back and is no failure."""
+        inner = self._port.submit(blocks, state)
         number = self.state.submitted(state)
-        self._in_flight[future] = size
+        self._in_flight[inner] = size
+        future: Future[None] = asyncio.get_running_loop().create_future()
 
         def settle(done: Future[None]) -> None:
             del self._in_flight[done]
             self._settled.set()
-            if done.cancelled() or done.exception():
-                self._failed = self._failed or _why(done)
-            else:
+            error = Transient("the append was given up") if done.cancelled() else done.exception()
+            if error is None:
                 self.state.durable(number)
+            else:
+                self._failed = self._failed or error
+            _resolve(future, error)
 
-        future.add_done_callback(settle)
+        inner.add_done_callback(settle)
         return future
 
 
-def _why(future: Future[None]) -> BaseException:
-    return asyncio.CancelledError() if future.cancelled() else (future.exception() or Fatal("append failed"))
+def _resolve(future: Future[None], error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(None)
+        return
+    future.set_exception(error)
+    future.exception()  # retrieved: who did not wait for it hears of it at the next append
 
 
 class Overlay:
@@ -213,31 +223,43 @@ class Overlay:
 def fit(event: Event, limit: int) -> tuple[Event, bytes]:
     """The event and its line; values of `data` that make it too large are left out and named in `data.oversize`.
 
-    Raises `Permanent` where the attributes alone are too large.
+    The largest go first. Raises `Permanent` where the attributes alone are too large.
     """
     line = event.line()
     if len(line) <= limit:
         return event, line
-    data, left_out = event.data if isinstance(event.data, dict) else {"value": event.data}, []
+    data = event.data if isinstance(event.data, dict) else {"value": event.data}
+    left_out: list[str] = []
     while len(line) > limit:
-        path = _largest(data)
-        if path is None:
+        paths = _largest(data, len(line) - limit)
+        if not paths:
             raise Permanent(f"event {event.id} is larger than max_event ({limit} bytes) even without its data")
-        data = _without(data, path)
-        left_out.append(".".join(path))
+        for path in paths:
+            data = _without(data, path)
+            left_out.append(".".join(path))
         event = msgspec.structs.replace(event, data={**data, "oversize": left_out})
         line = event.line()
     return event, line
 
 
-def _largest(data: dict[str, Any]) -> tuple[str, ...] | None:
-    """The path of the largest value, going into objects; None where nothing is left."""
-    sizes = {key: len(msgspec.json.encode(value)) for key, value in data.items() if key != "oversize"}
-    if not sizes:
-        return None
-    key = max(sizes, key=sizes.__getitem__)
-    inner = _largest(data[key]) if isinstance(data[key], dict) else None
-    return (key, *inner) if inner else (key,)
+def _largest(data: dict[str, Any], excess: int) -> list[tuple[str, ...]]:
+    """The paths of the largest values, going into objects, that make up `excess` bytes, or of all there are."""
+    found, size = list[tuple[str, ...]](), 0
+    for length, path in sorted(_leaves(data), reverse=True):
+        if size >= excess:
+            break
+        found.append(path)
+        size += length
+    return found
+
+
+def _leaves(data: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[int, tuple[str, ...]]]:
+    for key, value in data.items():
+        path = (*above, key)
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, path)
+        elif path != ("oversize",):
+            yield len(msgspec.json.encode(value)), path
 
 
 def _without(data: dict[str, Any], path: Sequence[str]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """A source in a process of its own, so that decoding at full rate never delays the daemon's loop.
 
-The two ends speak length-prefixed MessagePack over a socket pair: finished blocks one way, acknowledgements the other.
+Finished blocks go one way over a socket pair, acknowledgements the other (`child_wire`).
 The child ends when its end of the socket closes, so no child outlives the daemon.
 """
 
@@ -11,132 +11,26 @@ import os
 import pickle
 import signal
 import socket
-import struct
 import sys
+import threading
 import traceback
-from asyncio import Future, StreamReader, StreamWriter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from asyncio import Future
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, TypeAlias
-
-import msgspec
+from typing import Any, Final
 
 from headrace.capture import JournalPort, SourceCapture
+from headrace.child_wire import Answer, Ask, Failure, LogLine, Start, Submit, Wire
 from headrace.clock import SystemClock
-from headrace.errors import Fatal, HeadraceError, Permanent, Transient
+from headrace.errors import Fatal, HeadraceError, JournalFailed, Transient
 from headrace.journal.block import SealedBlock
 from headrace.protocols import Context, Logger, Write
 from headrace.settings import SourceSettings
 
-_LENGTH: Final = struct.Struct("<I")
-_KINDS: Final = {"transient": Transient, "permanent": Permanent, "fatal": Fatal}
-
-
-class Start(msgspec.Struct, tag=True):
-    """The first message: all that the child needs to open its source. `settings` is its pickled `SourceSettings`."""
-
-    name: str
-    settings: bytes
-    directory: str
-    scratch: str
-    origin: str
-    max_event: int
-
-
-class Submit(msgspec.Struct, tag=True):
-    """An append: sealed blocks, and rows of state."""
-
-    number: int
-    blocks: list[SealedBlock]
-    writes: list[Write]
-
-
-class Ask(msgspec.Struct, tag=True):
-    """A read of the state: the name of a method of `Port` and its arguments."""
-
-    number: int
-    method: str
-    arguments: tuple[Any, ...]
-
-
-class Answer(msgspec.Struct, tag=True):
-    """What became of a `Submit` or an `Ask`."""
-
-    number: int
-    value: Any = None
-    error: Failure | None = None
-
-
-class Failure(msgspec.Struct, tag=True):
-    """An error on its way to the other process, or the end of the source."""
-
-    kind: str
-    message: str
-    hint: str = ""
-    retry_after: float | None = None
-
-    @classmethod
-    def of(cls, error: BaseException) -> Failure:
-        kind = next((name for name, it in _KINDS.items() if isinstance(error, it)), "fatal")
-        if isinstance(error, HeadraceError):
-            return cls(kind, error.message, error.hint, getattr(error, "retry_after", None))
-        return cls(kind, f"{type(error).__name__}: {error}")
-
-    def error(self) -> HeadraceError:
-        if self.kind == "transient":
-            return Transient(self.message, hint=self.hint, retry_after=self.retry_after)
-        kind = Permanent if self.kind == "permanent" else Fatal
-        return kind(self.message, hint=self.hint)
-
-
-class LogLine(msgspec.Struct, tag=True):
-    """A line for the daemon's log."""
-
-    level: str
-    event: str
-    fields: dict[str, Any]
-
-
-Message: TypeAlias = Start | Submit | Ask | Answer | Failure | LogLine
-_encode: Callable[[Message], bytes] = msgspec.msgpack.Encoder(enc_hook=str).encode
-_decode = msgspec.msgpack.Decoder(Message).decode
-
-
-class Wire:
-    """Messages over a stream. Writing never waits: what is in flight is bounded by `SourceCapture`."""
-
-    def __init__(self, reader: StreamReader, writer: StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-
-    @classmethod
-    async def over(cls, end: socket.socket) -> Wire:
-        return cls(*await asyncio.open_connection(sock=end, limit=1 << 22))
-
-    def send(self, message: Message) -> None:
-        """Queue a message; one for an end that is gone goes nowhere."""
-        if self._writer.is_closing():
-            return
-        payload = _encode(message)
-        self._writer.writelines((_LENGTH.pack(len(payload)), payload))
-
-    async def messages(self) -> AsyncIterator[Message]:
-        """All that comes, until the other end is gone."""
-        try:
-            while True:
-                (length,) = _LENGTH.unpack(await self._reader.readexactly(_LENGTH.size))
-                yield _decode(await self._reader.readexactly(length))
-        except (asyncio.IncompleteReadError, ConnectionError):
-            return
-
-    async def drain(self) -> None:
-        await self._writer.drain()
-
-    def close(self) -> None:
-        self._writer.close()
+STOP: Final = 2.0  # seconds that a child has to close its source, before it is killed
 
 
 # The daemon's side.
@@ -150,10 +44,13 @@ class ChildSource:
         self._context = context
         self._port = port
         self._max_event = max_event
+        self._in_flight: set[Future[None]] = set()
+        self._journal_failed: JournalFailed | None = None
 
     async def run(self) -> None:
+        """Returns where the source ended by itself; what it had handed over is settled then."""
         ours, theirs = socket.socketpair()
-        async with _process(theirs, self._context.name) as process:
+        async with _process(theirs) as process:
             wire = await Wire.over(ours)
             try:
                 wire.send(self._start())
@@ -161,9 +58,18 @@ class ChildSource:
             finally:
                 wire.close()
             code = await process.wait()
+        await self._settled()
+        if self._journal_failed:
+            raise self._journal_failed
         if failure:
             raise failure.error()
-        raise Transient(f"the process of source {self._context.name} ended ({_ending(code)})")
+        if code:
+            raise Transient(f"the process of source {self._context.name} ended ({_ending(code)})")
+
+    async def _settled(self) -> None:
+        """The next run must find in the state all that this one handed over."""
+        if self._in_flight:
+            await asyncio.wait(list(self._in_flight))
 
     def _start(self) -> Start:
         context = self._context
@@ -184,7 +90,8 @@ class ChildSource:
                 match message:
                     case Submit():
                         future = self._port.submit(message.blocks, message.writes)
-                        future.add_done_callback(partial(_acknowledge, wire, message.number))
+                        self._in_flight.add(future)
+                        future.add_done_callback(partial(self._acknowledge, wire, message.number))
                     case Ask():
                         reads.create_task(self._answer(wire, message))
                     case LogLine():
@@ -200,10 +107,12 @@ class ChildSource:
         except HeadraceError as error:
             wire.send(Answer(ask.number, error=Failure.of(error)))
 
-
-def _acknowledge(wire: Wire, number: int, future: Future[None]) -> None:
-    error = None if future.cancelled() else future.exception()
-    wire.send(Answer(number, error=Failure.of(error) if error else None))
+    def _acknowledge(self, wire: Wire, number: int, future: Future[None]) -> None:
+        self._in_flight.discard(future)
+        error = Transient("the append was given up") if future.cancelled() else future.exception()
+        if isinstance(error, JournalFailed):
+            self._journal_failed = error
+        wire.send(Answer(number, error=Failure.of(error) if error else None))
 
 
 def _ending(code: int) -> str:
@@ -211,11 +120,12 @@ def _ending(code: int) -> str:
 
 
 @asynccontextmanager
-async def _process(theirs: socket.socket, name: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def _process(theirs: socket.socket) -> AsyncIterator[asyncio.subprocess.Process]:
+    """The child; on leaving it has ended, by itself within `STOP` or killed."""
     with theirs:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-m", "headrace.child", str(theirs.fileno()), name),
+            *("-m", "headrace.child", str(theirs.fileno())),
             pass_fds=[theirs.fileno()],
             stdin=asyncio.subprocess.DEVNULL,
             start_new_session=True,
@@ -223,9 +133,13 @@ async def _process(theirs: socket.socket, name: str) -> AsyncIterator[asyncio.su
     try:
         yield process
     finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
+        try:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), STOP)
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
 
 
 # The child's side.
@@ -322,16 +236,28 @@ async def main(descriptor: int) -> None:
         listening = group.create_task(port.listen())
         running = group.create_task(_run(start, capture, PipeLogger(wire), wire))
         await asyncio.wait((listening, running), return_when=asyncio.FIRST_COMPLETED)
+        if not running.done():
+            _end_within(2 * STOP)
         running.cancel()
         listening.cancel()
+
+
+def _end_within(seconds: float) -> None:
+    """The daemon is gone: end even where the source's threads or its closing hang."""
+    timer = threading.Timer(seconds, os._exit, (1,))
+    timer.daemon = True
+    timer.start()
 
 
 async def _run(start: Start, capture: SourceCapture, log: Logger, wire: Wire) -> None:
     try:
         await _open_and_run(start, capture, log)
     except Exception as error:  # noqa: BLE001 -- the process's one boundary: the daemon is told, and decides
+        await capture.drain()
         wire.send(Failure.of(error))
-        await wire.drain()
+        await wire.flushed()
+    else:
+        await capture.drain()
 
 
 async def _open_and_run(start: Start, capture: SourceCapture, log: Logger) -> None:

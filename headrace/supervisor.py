@@ -8,7 +8,7 @@ from typing import Final
 
 from headrace.errors import Fatal, JournalFailed, Transient
 from headrace.protocols import Clock, Logger
-from headrace.tasks import cause
+from headrace.tasks import among, cause
 
 FIRST_BACKOFF: Final = 0.5  # seconds
 LAST_BACKOFF: Final = 30.0
@@ -34,17 +34,26 @@ class Supervised:
         while True:
             started = self._clock.time()
             self.state, self.why = "running", ""
-            try:
-                await self._run()
-            except* JournalFailed:
-                raise
-            except* Exception as group:  # noqa: BLE001 -- the one boundary where a part may fail in any way
-                error = cause(group)
-            else:
+            error = await self._ended()
+            if error is None:
                 self.state = "stopped"
                 return
             if not await self._again(error, self._clock.time() - started):
                 return
+
+    async def _ended(self) -> BaseException | None:
+        """Run it once; what it failed of, if it failed."""
+        try:
+            await self._run()
+        except asyncio.CancelledError as error:
+            if (task := asyncio.current_task()) and task.cancelling():
+                raise
+            return error  # its own, of something inside: no reason to end silently
+        except Exception as error:  # noqa: BLE001 -- the one boundary where a part may fail in any way
+            if (failed := among(error, JournalFailed)) is not None:
+                raise failed from None
+            return among(error, Fatal) or cause(error)
+        return None
 
     async def _again(self, error: BaseException, lasted: float) -> bool:
         self.why = str(error) if isinstance(error, Transient | Fatal) else f"{type(error).__name__}: {error}"
@@ -55,7 +64,7 @@ class Supervised:
         self.state = "waiting"
         self._failures = 1 if lasted > STEADY else self._failures + 1
         self.restarts += 1
-        wait = min(LAST_BACKOFF, FIRST_BACKOFF * 2 ** (self._failures - 1))
+        wait = min(LAST_BACKOFF, FIRST_BACKOFF * 2 ** min(self._failures - 1, 32))
         if isinstance(error, Transient):
             wait = max(wait, error.retry_after or 0.0)
             self._log.warning("will try again", error=self.why, seconds=wait)

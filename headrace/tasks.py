@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeVar
+
+Error = TypeVar("Error", bound=BaseException)
 
 
 async def first_of(*coroutines: Coroutine[Any, Any, Any]) -> None:
@@ -26,3 +28,11 @@ def cause(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
+
+
+def among(error: BaseException, kind: type[Error]) -> Error | None:
+    """The first error of this kind that a task group failed of."""
+    if isinstance(error, kind):
+        return error
+    inner = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+    return next((found for one in inner if (found := among(one, kind)) is not None), None)

@@ -28,7 +28,7 @@ from headrace.errors import Fatal, JournalFailed, Permanent
 from headrace.event import Event
 from headrace.protocols import Change, ConsumerJournal, Context, Flushes, Position, Row, Sink, StoresCursor
 from headrace.settings import ConsumerSettings
-from headrace.tasks import cause, first_of
+from headrace.tasks import among, first_of
 
 HANDLER_COMMIT: Final = 0.005  # seconds between two commits, which bound what is repeated after a crash
 FLUSH_COMMIT: Final = 0.05  # the same where each commit waits for the target's fsync
@@ -199,7 +199,7 @@ class Consumer:
     @staticmethod
     async def _save(committer: Committer, error: Exception, context: Context) -> None:
         """What was settled before the failure need not be delivered again."""
-        if isinstance(cause(error), JournalFailed):
+        if among(error, JournalFailed):
             return
         try:
             await committer.commit()
