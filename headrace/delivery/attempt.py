@@ -72,7 +72,8 @@ class Attempt:
         for item in items:
             if item.line is None:
                 await self._load(flow, item)
-        answer = await self._answer(await self._batch(flow, items))
+        cursor = await self._cursor(flow, None) if self._stores_cursor else None
+        answer = await self._answer(_batch(flow, items, cursor))
         if answer.verdict:
             self._settle(flow, items, answer.verdict, answer.since)
         elif len(items) > 1:
@@ -98,7 +99,8 @@ class Attempt:
 
     async def _deliver(self, flow: BulkFlow, run: Run) -> Sequence[Run]:
         """Returns what is to be delivered next: what was skipped, or the halves of what failed as a whole."""
-        answer = await self._answer(await self._run_batch(flow, run))
+        cursor = await self._cursor(flow, run.end) if self._stores_cursor else None
+        answer = await self._answer(Batch(flow.shard, run.positions, run.data, cursor=cursor))
         if answer.verdict:
             return self._settle_run(flow, run, answer.verdict, answer.since)
         if run.size > 1:
@@ -109,19 +111,8 @@ class Attempt:
 
     # What the sink is given.
 
-    async def _batch(self, flow: Flow, items: Sequence[Item]) -> Batch:
-        positions = [item.position for item in items]
-        data = b"".join([item.line or b"" for item in items])
-        attempt = 1 + max([item.failure.attempts if item.failure else 0 for item in items])
-        return Batch(flow.shard, positions, data, attempt, await self._cursor(flow, None))
-
-    async def _run_batch(self, flow: Flow, run: Run) -> Batch:
-        return Batch(flow.shard, run.positions, run.data, cursor=await self._cursor(flow, run.end))
-
-    async def _cursor(self, flow: Flow, end: Position | None) -> Cursor | None:
+    async def _cursor(self, flow: Flow, end: Position | None) -> Cursor:
         """For a sink that stores it. What it passes over must be durable here before, or a crash would lose it."""
-        if not self._stores_cursor:
-            return None
         await self.committer.rows_durable()
         return Cursor({flow.shard: flow.cursor() if end is None else ShardCursor(end)})
 
@@ -266,6 +257,16 @@ class Attempt:
 
     def _now(self) -> float:
         return self._context.clock.time()
+
+
+def _batch(flow: Flow, items: Sequence[Item], cursor: Cursor | None) -> Batch:
+    if len(items) == 1:
+        (item,) = items
+        attempt = item.failure.attempts + 1 if item.failure else 1
+        return Batch(flow.shard, (item.position,), item.line or b"", attempt, cursor)
+    data = b"".join([item.line or b"" for item in items])
+    attempt = 1 + max([item.failure.attempts if item.failure else 0 for item in items])
+    return Batch(flow.shard, [item.position for item in items], data, attempt, cursor)
 
 
 def _checked(verdict: Verdict, batch: Batch) -> Verdict:

@@ -121,7 +121,12 @@ class Slots:
     # Parked events whose time comes.
 
     def _next_due(self) -> float:
-        return min((at for flow in self._turns if (at := flow.next_due) is not None), default=math.inf)
+        earliest = math.inf
+        for flow in self._turns:
+            at = flow.next_due
+            if at is not None and at < earliest:
+                earliest = at
+        return earliest
 
     def _arm(self) -> None:
         if self._next_due() < self._armed:
