@@ -1,4 +1,4 @@
-"""The main job under fire: the daemon is killed again and again while a tree changes, and the tree must come out right."""
+"""The main job under fire: a daemon is killed again and again while a tree changes, and the tree comes out right."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -80,7 +80,7 @@ class Daemon:
             command, stderr=self._log, stdout=self._log, cwd=house, env={**os.environ, **(environment or {})}
         )
 
-    def __enter__(self) -> Daemon:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
