@@ -69,6 +69,7 @@ class Attempt:
 
     async def items(self, flow: Flow, items: Sequence[Item]) -> None:
         """Deliver these and settle each; no two of them have a key in common."""
+        await self.committer.bounded()
         for item in items:
             if item.line is None:
                 await self._load(flow, item)
@@ -82,7 +83,7 @@ class Attempt:
             await self.items(flow, items[half:])
         else:
             self._failed(flow, items[0], answer.why, answer.since)
-        self.committer.touch()
+        self.committer.touch(len(items))
         if self._pause_for:
             await self._pause(self._pause_for)
 

@@ -20,6 +20,8 @@ from headrace.protocols import Change, ConsumerJournal, Flushes, Position, Row, 
 SKIPPED_COMMIT: Final = 1.0  # seconds until a cursor that only skipped is committed
 HOPS: Final = 16  # returned events may lead to returned events this often
 TYPES: Final = 256  # distinct types that fit one block
+EARLY: Final = 16  # events settled since the last commit that make the next one come at once
+UNCOMMITTED: Final = 64  # the same, beyond which no further event is delivered: what a crash may repeat
 
 
 class Returned(NamedTuple):
@@ -61,10 +63,23 @@ class Committer:
         self._parked: dict[str, list[Position]] = {shard: [] for shard in flows}
         self._returned: list[Returned] = []
         self._settled_returns = 0
+        self._settled = 0
+        self._collected = 0
+        self._now = asyncio.Event()
+        self._fewer = asyncio.Event()
 
-    def touch(self) -> None:
-        """Something was settled."""
+    def touch(self, events: int = 0) -> None:
+        """Something was settled; `events` of it would be delivered again after a crash now."""
+        self._settled += events
         self._dirty.set()
+        if self._settled >= EARLY:
+            self._now.set()
+
+    async def bounded(self) -> None:
+        """Wait until fewer than `UNCOMMITTED` settled events are not durable."""
+        while self._settled >= UNCOMMITTED:
+            self._fewer.clear()
+            await self._fewer.wait()
 
     def touch_later(self) -> None:
         """Something was skipped: cheap to do again, so not worth a commit of its own at once."""
@@ -82,9 +97,17 @@ class Committer:
             while True:
                 await self._dirty.wait()
                 await self.commit()
-                await asyncio.sleep(self._interval)
+                await self._pause()
         finally:
             self._not_later()
+
+    async def _pause(self) -> None:
+        self._now.clear()
+        timer = asyncio.get_running_loop().call_later(self._interval, self._now.set)
+        try:
+            await self._now.wait()
+        finally:
+            timer.cancel()
 
     async def commit(self) -> None:
         """Durable on return: all that was settled before the call."""
@@ -97,6 +120,8 @@ class Committer:
             reach("delivery.before-commit")
             await self._write(cursor)
             reach("delivery.after-commit")
+        self._settled -= self._collected
+        self._fewer.set()
         self.committed()
 
     async def rows_durable(self) -> None:
@@ -118,6 +143,7 @@ class Committer:
             self._rows |= {(parked_space(name), key): value for key, value in changed.items()}
             self._rows |= {(dead_space(name), key): value for key, value in dead.items()}
         self._settled_returns = len(self._returned)
+        self._collected = self._settled
         return Cursor({shard: flow.cursor() for shard, flow in self._flows.items()}, self.state)
 
     async def _write(self, cursor: Cursor) -> None:

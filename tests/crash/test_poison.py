@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import structlog
 
+from headrace.delivery.commit import UNCOMMITTED
 from headrace.event import Event, source_seed
 from headrace.journal.block import Lines, seal
 from headrace.journal.place import claim
@@ -42,7 +43,7 @@ def work(event):
 EVENTS = 100_000
 POISON = 1_234
 MEMORY_MB = 120
-REPEATED = 64  # what two workers did in the 5 ms between two commits
+REPEATED = UNCOMMITTED + 2  # what was not committed yet, and what was in the hands of two workers
 
 
 def fill(folder: Path) -> None:

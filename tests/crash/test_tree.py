@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import pytest
 
+from headrace.delivery.commit import UNCOMMITTED
 from tests.fixtures.churn import Churn, rebuild, tree_of
 
 SETTINGS = """
@@ -59,7 +60,7 @@ FAILPOINTS = [
 ]
 ONCE_A_RUN = {"filesystem.page"}
 KILLS = 50
-IN_FLIGHT = 64  # events called in the 5 ms between two commits, and in the workers' hands
+IN_FLIGHT = UNCOMMITTED + 2  # what was not committed yet, and what was in the hands of two workers
 
 
 @pytest.fixture
