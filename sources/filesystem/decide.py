@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from headrace.sources.filesystem.entry import LINKED, identity, is_directory, is_file, untouched
+from headrace.sources.filesystem.entry import LINKED, identity, is_directory, is_file, same_but_device, untouched
 from headrace.sources.filesystem.hints import CHANGED, DELETED, FINISHED, Act, Hint
 
 
@@ -24,9 +24,13 @@ class Step(NamedTuple):
 class Decisions:
     """Decides on a group of hints. `rows` and `looks` hold what is known and what is there now, by path.
 
-    `written` tells of files without a close whether they are open for writing (None: unknown). Results: `steps` in
-    order; `held`, files that are not finished, with the look at them; `released`, files that are not held any longer;
-    `linked`, identities whose other names changed as well; `unseen`, new names at which there was nothing to look at.
+    `written` tells of files without a close whether they are open for writing (None: unknown).
+
+    With `fingerprint`, a file that was closed and looks as before counts as modified, until its content tells.
+
+    Results: `steps` in order; `held`, files that are not finished, with the look at them; `released`, files that are
+    not held any longer; `linked`, identities whose other names changed as well; `unseen`, new names at which there was
+    nothing to look at.
     """
 
     def __init__(
@@ -36,12 +40,15 @@ class Decisions:
         written: Mapping[bytes, bool | None],
         shows: Callable[[bytes], bool],
         settled: Callable[[bytes], bool],
+        *,
+        fingerprint: bool = False,
     ) -> None:
         self._rows: dict[bytes, bytes | None] = dict(rows)
         self._looks = looks
         self._written = written
         self._shows = shows
         self._settled = settled
+        self._fingerprint = fingerprint
         self.steps: list[Step] = []
         self.held: dict[bytes, bytes] = {}
         self.released: set[bytes] = set()
@@ -65,6 +72,8 @@ class Decisions:
                 self._gone(path, row)
         elif now == row:
             self._release(path)
+            if self._fingerprint and flags & FINISHED and is_file(now):
+                self._step("modified", path, now)
         elif self._unfinished(path, flags, now):
             self._hold(path, flags, row, now)
         else:
@@ -100,7 +109,7 @@ class Decisions:
         elif flags & DELETED or row[0] != now[0]:
             self._step("deleted", path, row)
             self._step("created", path, now)
-        elif flags == CHANGED and untouched(row, now):
+        elif (flags == CHANGED and untouched(row, now)) or same_but_device(row, now):
             self._step("", path, now)
         else:
             self._step("modified", path, now)

@@ -16,6 +16,7 @@ LINKED: Final = 1  # flag: the file has further names
 
 # kind, flags, device, inode, size, mtime and ctime in ns since 1970
 _ROW: Final = Struct("<BBQQQqq")
+ROW_SIZE: Final = _ROW.size  # a fingerprint may follow
 _KIND_OF: Final = {stat.S_IFREG: FILE, stat.S_IFDIR: DIRECTORY, stat.S_IFLNK: SYMLINK}
 _LEAST, _MOST = -(1 << 63), (1 << 63) - 1
 
@@ -76,8 +77,13 @@ def is_file(value: bytes | None) -> bool:
 
 
 def untouched(one: bytes, other: bytes) -> bool:
-    """Whether nothing differs but ctime and the count of names, as after a rename, a link, or a change of rights.
+    """Whether two looks differ in ctime and count of names at most, as after a rename, a link, a change of rights.
 
     At two paths it tells a rename from an inode that was reused: size and mtime must agree as well.
     """
     return one[0] == other[0] and one[2:34] == other[2:34]
+
+
+def same_but_device(one: bytes, other: bytes) -> bool:
+    """Whether only the device's number changed, as between two boots."""
+    return one[:2] == other[:2] and one[10:ROW_SIZE] == other[10:ROW_SIZE]

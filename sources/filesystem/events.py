@@ -21,10 +21,12 @@ class Events:
         self._source = source
         self._root = encode_text(root)
 
-    def event(self, step: Step, change: Change, *, now: float, recovered: bool) -> Event:
-        """The event of a change. `now`, in seconds since 1970, dates what has no time of its own."""
+    def event(
+        self, step: Step, change: Change, *, now: float, recovered: bool, content: Mapping[str, Any] | None = None
+    ) -> Event:
+        """The event of a change. `content` joins its data; `now` (seconds since 1970) dates what has no time."""
         entry = unpack(step.value)
-        data = self._data(step, entry) | {"recovered": recovered}
+        data = self._data(step, entry) | {"recovered": recovered, **(content or {})}
         dated = entry.kind != DIRECTORY and step.name != "deleted"
         return Event(
             id=change.id,

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 # O_NONBLOCK: what looked like a file may be a FIFO by now, and opening one would wait for its other end.
-_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+OPEN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 
 def open_for_writing(path: bytes) -> bool | None:
@@ -23,7 +23,7 @@ def open_for_writing(path: bytes) -> bool | None:
     if not hasattr(fcntl, "F_SETLEASE"):
         return None
     try:
-        descriptor = os.open(path, _FLAGS)
+        descriptor = os.open(path, OPEN)
     except OSError:
         return None
     try:

@@ -11,14 +11,18 @@ from typing import TYPE_CHECKING, Final
 
 from headrace.inventory import PAGE, Found, Inventory
 from headrace.protocols import Context
+from headrace.sources.filesystem.content import Reader
 from headrace.sources.filesystem.entry import packer
 from headrace.sources.filesystem.events import Events
-from headrace.sources.filesystem.hints import Hints
+from headrace.sources.filesystem.hints import WATCHES, Hints
+from headrace.sources.filesystem.look import Looker
 from headrace.sources.filesystem.names import Visibility
 from headrace.sources.filesystem.reconcile import Reconcile
+from headrace.sources.filesystem.record import Recorder
 from headrace.sources.filesystem.root import Root, RootLost, file_system, notifies, own_folder
 from headrace.sources.filesystem.settings import FilesystemSource
-from headrace.sources.filesystem.tree import RECHECK, Patience, Tree
+from headrace.sources.filesystem.tree import Tree
+from headrace.sources.filesystem.unfinished import RECHECK, Patience
 from headrace.sources.filesystem.walk import Walker
 
 if TYPE_CHECKING:
@@ -26,7 +30,6 @@ if TYPE_CHECKING:
 
 GROUP: Final = 256  # hints acted on before the loop is given to others
 PRESENCE: Final = 1.0  # seconds between looks at the root while hints come: a renamed parent says nothing
-WATCHES: Final = "raise it: sysctl fs.inotify.max_user_watches=1048576; until then what is not watched is polled"
 
 
 class Follower:
@@ -84,9 +87,11 @@ class Follower:
         emit_open = None if settings.emit_open == "never" else settings.emit_open
         recheck = RECHECK if self._watcher else settings.settle
         patience = Patience(settings.settle, emit_open, recheck)
-        events = Events(self._context.source, self._root.path)
-        clock = self._context.clock
-        return Tree(self._root.path, self._inventory, events, self._visible, self._pack, patience, clock)
+        reader = Reader(settings.fingerprint, settings.content, settings.content_max, self._pack)
+        events, clock = Events(self._context.source, self._root.path), self._context.clock
+        recorder = Recorder(self._root.path, self._inventory, events, reader, clock)
+        looker = Looker(self._root.path, self._pack)
+        return Tree(looker, self._inventory, recorder, self._visible, patience, clock, fingerprint=settings.fingerprint)
 
     # One turn
 
@@ -95,7 +100,7 @@ class Follower:
         if self._hints.failure is not None:
             raise self._hints.failure
         hinted = await self._follow_hints()
-        checked = await self._check_held()
+        checked = await self._check_unfinished()
         listed = await self._list_appeared()
         if not hinted and not listed:
             listed = await self._tree.confirm_moved()
@@ -122,11 +127,11 @@ class Follower:
         self._lost = self._tree.doubtful = True
         self._due = min(self._due, monotonic() + self._took)
 
-    async def _check_held(self) -> bool:
-        due = self._tree.next_check()
+    async def _check_unfinished(self) -> bool:
+        due = self._tree.unfinished.next_due()
         if due is None or due > monotonic():
             return False
-        await self._tree.check_held()
+        await self._tree.check_unfinished()
         return True
 
     async def _list_appeared(self) -> bool:
@@ -156,31 +161,63 @@ class Follower:
                 return False
             self._begin()
         if self._reconcile is not None and not await self._reconcile.step():
-            self._end()
+            await self._end()
         return True
 
     def _begin(self) -> None:
         self._lost = self._tree.incomplete = False
         self._began = monotonic()
         if self._watcher is not None:
-            self._watcher.blind = 0
-        silent = self._settings.snapshot == "never"
-        self._reconcile = Reconcile(self._tree, self._walker(b""), self._root.present, self._context.log, silent=silent)
+            self._watcher.begin()
+        self._reconcile = Reconcile(
+            self._tree,
+            self._walker(b""),
+            self._root.present,
+            self._context.log,
+            silent=self._settings.snapshot == "never",
+            before=self._visible_before(),
+        )
 
-    def _end(self) -> None:
+    def _visible_before(self) -> Visibility | None:
+        """What the last complete comparison could see, where the settings were others."""
+        before, now = self._inventory.meta.notes.get("visible"), self._patterns()
+        return None if before is None or before == now else Visibility(*before)
+
+    def _patterns(self) -> list[list[str]]:
+        return [list(self._settings.include), list(self._settings.exclude)]
+
+    async def _end(self) -> None:
         self._reconcile = None
-        self._tree.doubtful = self._lost
         self._took = monotonic() - self._began
+        if self._watcher is not None and self._tree.doubtful:
+            await asyncio.to_thread(self._watcher.sweep)
+        self._tree.doubtful = self._lost
+        self._note_patterns()
+        self._report_blind()
+        self._due = monotonic() + self._pause()
+
+    def _pause(self) -> float:
+        """Seconds until the next comparison."""
+        if self._lost:
+            return self._took
+        polled = self._watcher is None or self._blind or self._tree.incomplete
+        return self._settings.poll if polled else self._settings.rescan
+
+    def _note_patterns(self) -> None:
+        if self._inventory.meta.notes.get("visible") != self._patterns():
+            self._inventory.meta.notes["visible"] = self._patterns()
+            self._inventory.meta_changed()
+
+    def _report_blind(self) -> None:
         blind = self._watcher.blind if self._watcher is not None else 0
         if blind and blind != self._blind:
             self._context.log.warning("the limit of watches is reached", unwatched=blind, hint=WATCHES)
+        elif self._blind and not blind:
+            self._context.log.info("every directory is watched again")
         self._blind = blind
-        polled = self._watcher is None or blind or self._tree.incomplete
-        wait = self._took if self._lost else self._settings.poll if polled else self._settings.rescan
-        self._due = monotonic() + wait
 
     def _next_time(self) -> float:
-        held = self._tree.next_check()
+        held = self._tree.unfinished.next_due()
         return self._due if held is None else min(self._due, held)
 
 

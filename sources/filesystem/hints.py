@@ -9,6 +9,8 @@ from typing import Final
 
 LIMIT: Final = 100_000  # hints waiting, some 20 MB; beyond it a listing is cheaper
 
+WATCHES: Final = "raise it: sysctl fs.inotify.max_user_watches=1048576; until then what is not watched is polled"
+
 CREATED: Final = 1
 FINISHED: Final = 2  # closed after writing, or moved in: what is there is complete
 CHANGED: Final = 4  # attributes, or written to and still open

@@ -10,10 +10,9 @@ from typing import Final
 from headrace.failpoints import reach
 from headrace.inventory import PAGE, Difference, Found, Inventory, compare
 from headrace.protocols import Logger, Write
-from headrace.sources.filesystem.entry import identity, is_file, untouched
-from headrace.sources.filesystem.finished import all_open_for_writing
+from headrace.sources.filesystem.entry import ROW_SIZE, identity, is_file, unpack, untouched
 from headrace.sources.filesystem.hints import CREATED, DELETED, Act, Hint
-from headrace.sources.filesystem.names import GONE, ROWS, below, path_of
+from headrace.sources.filesystem.names import GONE, ROWS, Visibility, below, path_of
 from headrace.sources.filesystem.tree import Tree
 from headrace.sources.filesystem.walk import Walker
 
@@ -54,21 +53,33 @@ class Reconcile:
 
     What a listing does not meet is only noted, and confirmed at the end: by then a renamed thing was met under its new
     name and paired by its inode. `present` raises where the root is gone: what is missing with its root is not deleted.
-    With `silent`, the first listing makes rows without events.
+    With `silent`, the first listing makes rows without events, and so does what was hidden by the settings `before`.
 
     The listing may be older than the rows: each difference is looked at again before it counts.
     """
 
-    def __init__(self, tree: Tree, walker: Walker, present: Callable[[], None], log: Logger, *, silent: bool) -> None:
+    def __init__(
+        self,
+        tree: Tree,
+        walker: Walker,
+        present: Callable[[], None],
+        log: Logger,
+        *,
+        silent: bool,
+        before: Visibility | None,
+    ) -> None:
         self._tree = tree
         self._inventory = tree.inventory
         self._walker = walker
         self._present = present
         self._log = log
-        self._marker = self._inventory.meta.marker if silent and not self._inventory.meta.listed else None
-        self._fresh = not self._inventory.meta.listed and not self._inventory.meta.marker
+        self._silent = silent
+        self._before = before
+        self._listed = self._inventory.meta.listed
+        self._marker = self._inventory.meta.marker
         self._identities: Identities | None = None
         self._asked = 0
+        self._away = 0
         self._parts = self._run()
         self._began = monotonic()
         self._last_change = self._inventory.meta.changes
@@ -81,7 +92,7 @@ class Reconcile:
         return True
 
     async def _run(self) -> AsyncIterator[None]:
-        differences = compare(self._page, self._inventory.scan, ROWS)
+        differences = compare(self._page, self._rows, ROWS)
         async for difference in differences:
             await self._differ(difference)
             reach("filesystem.page")
@@ -98,6 +109,13 @@ class Reconcile:
     async def _page(self) -> Sequence[Found]:
         return await asyncio.to_thread(self._walker.page)
 
+    async def _rows(self, prefix: bytes, after: bytes | None, limit: int) -> Sequence[Found]:
+        """Rows as a listing gives them: without fingerprints."""
+        rows = await self._inventory.scan(prefix, after, limit)
+        if all(len(value) == ROW_SIZE for _, value in rows):
+            return rows
+        return [(key, value[:ROW_SIZE]) for key, value in rows]
+
     async def _differ(self, difference: Difference) -> None:
         added = await self._adopt(difference.added)
         moves = await self._moves(added)
@@ -112,29 +130,34 @@ class Reconcile:
         return Write(GONE + key[len(ROWS) :], b"") if visible else Write(key, None)
 
     async def _adopt(self, added: Sequence[Found]) -> Sequence[Found]:
-        """At the first listing, take what is finished as known. Returns the rest: what has an event."""
-        if self._marker is None or not added:
+        """Take as known what is no news. Returns the rest: what has an event."""
+        old = [it for it in added if self._silent and self._is_old(it[0])]
+        if not old:
             return added
-        fresh = [it for it in added if it[0] > (self._marker or b"")]
-        young = [path_of(key) for key, value in fresh if is_file(value) and self._young(value)]
-        busy = await asyncio.to_thread(all_open_for_writing, self._tree.root, young)
-        kept = [(key, value) for key, value in fresh if busy.get(path_of(key)) is not True]
-        self._inventory.meta.marker = added[-1][0]
-        self._inventory.meta_changed()
-        await self._inventory.apply((), [Write(key, value, identity(value)) for key, value in kept])
-        known = {key for key, _ in kept}
-        return [it for it in added if it[0] not in known]
+        young = [path_of(key) for key, value in old if is_file(value) and self._young(value)]
+        busy = await self._tree.looker.written(young)
+        kept = {key: value for key, value in old if busy.get(path_of(key)) is not True}
+        if not self._listed:
+            self._inventory.meta.marker = added[-1][0]
+            self._inventory.meta_changed()
+        await self._inventory.apply((), [Write(key, value, identity(value)) for key, value in kept.items()])
+        return [it for it in added if it[0] not in kept]
+
+    def _is_old(self, key: bytes) -> bool:
+        """Whether it may have been there before anyone looked: not listed yet, or hidden until now."""
+        first = not self._listed and key > self._marker
+        return first or (self._before is not None and not self._before.shows(path_of(key)))
 
     def _young(self, value: bytes) -> bool:
         return self._tree.age(value) < RECENT
 
     async def _moves(self, added: Sequence[Found]) -> dict[bytes, Hint]:
         """The new names of known things: the same inode, untouched, and gone from where it was."""
-        if self._fresh:
+        if not self._listed and not self._marker:
             return {}
         old = {key: await self._known_as(key, value) for key, value in added}
         paths = {key: [path_of(it) for it in keys] for key, keys in old.items() if keys}
-        looks = await self._tree.look({path for them in paths.values() for path in them})
+        looks = await self._tree.looker.look({path for them in paths.values() for path in them})
         moves: dict[bytes, Hint] = {}
         taken: set[bytes] = set()
         for key, them in paths.items():
@@ -155,22 +178,36 @@ class Reconcile:
 
     async def _sweep(self) -> AsyncIterator[None]:
         """Confirm what was not met, and tell that it is gone."""
-        unknown = tuple(below(it) for it in self._walker.unreadable)
         after: bytes | None = None
         while rows := await self._inventory.scan(GONE, after, PAGE):
             after = rows[-1][0]
-            keys = [ROWS + it[len(GONE) :] for it, _ in rows]
-            paths = [path_of(it) for it in keys if not it.startswith(unknown)] if unknown else [*map(path_of, keys)]
-            looks = await self._tree.look(paths)
+            paths = await self._mounted([ROWS + it[len(GONE) :] for it, _ in rows])
+            looks = await self._tree.looker.look(paths)
             self._present()
             await self._tree.files([Hint(Act.LOOK, it, DELETED) for it in paths], looks, recovered=True)
             await self._inventory.apply((), [Write(it, None) for it, _ in rows])
             reach("filesystem.swept")
             yield
 
+    async def _mounted(self, keys: Sequence[bytes]) -> Sequence[bytes]:
+        """The paths of those whose directory can be read, on the file system that they were on."""
+        unknown = tuple(below(it) for it in self._walker.unreadable)
+        known = await self._inventory.lookup(it for it in keys if not unknown or not it.startswith(unknown))
+        rows = {path_of(key): value for key, value in known.items()}
+        devices = await self._tree.looker.devices(rows)
+        here = [path for path, value in rows.items() if devices.get(path) == unpack(value).device]
+        self._away += len(rows) - len(here)
+        return here
+
     def _report(self) -> None:
         changes = self._inventory.meta.changes - self._last_change
         self._log.info("compared with the tree", seconds=round(monotonic() - self._began, 3), changes=changes)
+        if self._away:
+            self._log.warning(
+                "a file system below the directory is not mounted, what was on it is left as it was",
+                paths=self._away,
+                hint="mount it again",
+            )
         for path, error in self._walker.unreadable.items():
             self._log.warning(
                 "a directory cannot be read, what is in it is left as it was",

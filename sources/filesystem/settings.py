@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Field
 
 from headrace.protocols import Context, Source
-from headrace.settings import Duration, SourceSettings
+from headrace.settings import Duration, Size, SourceSettings
 from headrace.sources.filesystem.names import problem
 
 
@@ -32,6 +32,10 @@ class FilesystemSource(SourceSettings):
     `settle`. One that stays open is told of every `emit_open`. `mode = "auto"` watches, and polls every `poll` where
     the file system does not notify. Every `rescan` all is compared, whatever was seen. `snapshot = "initial"` tells of
     what is there at the very first start.
+
+    `fingerprint` reads every file that is closed, and tells apart what size and times do not: a write within the
+    clock's tick, and one that changed nothing. `content` puts what is in a file into its event, up to `content_max`;
+    as `"text"` where it is UTF-8, else as Base64.
     """
 
     events: ClassVar[frozenset[str] | None] = frozenset({"created", "modified", "deleted", "moved"})
@@ -45,6 +49,9 @@ class FilesystemSource(SourceSettings):
     mode: Literal["auto", "watch", "poll"] = "auto"
     poll: Duration = Field(5.0, ge=0.1)
     rescan: Duration = Field(3600.0, ge=1)
+    fingerprint: bool = False
+    content: Literal["never", "text", "base64"] = "never"
+    content_max: Size = 65_536
 
     def problems(self, directory: Path) -> Mapping[str, str]:
         path = directory / self.path

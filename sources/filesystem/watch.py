@@ -12,18 +12,18 @@ import errno
 import os
 import select
 import threading
-from collections.abc import Iterator
 from contextlib import suppress
 from struct import Struct
 from time import monotonic
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from watchdog.observers.inotify_c import InotifyConstants as In
 from watchdog.observers.inotify_c import WatchDescriptor, inotify_add_watch, inotify_init, inotify_rm_watch
 
 from headrace.errors import Transient
-from headrace.sources.filesystem.hints import CHANGED, CREATED, DELETED, FINISHED, Act, Hint, Hints
+from headrace.sources.filesystem.hints import CHANGED, CREATED, DELETED, FINISHED, WATCHES, Act, Hint, Hints
 from headrace.sources.filesystem.names import Visibility
+from headrace.sources.filesystem.node import Node
 
 BUFFER: Final = 1 << 18
 PAIRING: Final = 0.005  # seconds that a move-out waits for its other half, holding up nothing but itself
@@ -44,41 +44,13 @@ _FLAGS: Final = {
 }
 
 
-class Node:
-    """A watched directory in the tree of watches."""
+class Half(NamedTuple):
+    """The first half of a rename: when it was read (monotonic seconds), the old path, the watched directory."""
 
-    __slots__ = ("children", "name", "parent", "wd")
-
-    def __init__(self, wd: WatchDescriptor, name: bytes, parent: Node | None) -> None:
-        self.wd = wd
-        self.name = name
-        self.parent = parent
-        self.children: dict[bytes, Node] = {}
-
-    def path(self) -> bytes:
-        """Below the root, with a `/` at its end; `b""` for the root."""
-        names = []
-        node = self
-        while node.parent is not None:
-            names.append(node.name)
-            node = node.parent
-        return b"/".join(reversed(names)) + b"/" if names else b""
-
-    @property
-    def attached(self) -> bool:
-        """Whether its parent has it: not while it is on its way out of the tree."""
-        return self.parent is not None and self.parent.children.get(self.name) is self
-
-    def detach(self) -> None:
-        if self.parent is not None and self.attached:
-            del self.parent.children[self.name]
-
-    def subtree(self) -> Iterator[Node]:
-        waiting = [self]
-        while waiting:
-            node = waiting.pop()
-            waiting += node.children.values()
-            yield node
+    since: float
+    path: bytes
+    child: Node | None
+    directory: bool
 
 
 class Watcher:
@@ -90,13 +62,15 @@ class Watcher:
 
     def __init__(self, root: bytes, hints: Hints, visible: Visibility, *, modified: bool) -> None:
         self._root = root
+        self._real = os.path.realpath(root).rstrip(b"/")
         self._hints = hints
         self._visible = visible
         self._extra = In.IN_MODIFY if modified else 0
         self._lock = threading.Lock()
         self._nodes: dict[int, Node] = {}
-        self._halves: dict[int, tuple[float, bytes, Node | None, bool]] = {}
-        self._top: Node | None = None
+        self._halves: dict[int, Half] = {}
+        self._top = Node(WatchDescriptor(-1))
+        self._generation = 0
         self.blind = 0
 
     def __enter__(self) -> Self:
@@ -135,22 +109,38 @@ class Watcher:
             self._watch(path)
 
     def _watch(self, path: bytes) -> None:
-        parent, name = self._place(path)
+        parent, name = self._place(path) if path else (None, b"")
         if path and parent is None:
             return  # its parent was renamed meanwhile; the hint of that brings us back
-        mask = (_WANTED | In.IN_DONT_FOLLOW if path else _ROOT) | self._extra
-        wd = inotify_add_watch(self._fd, self._root + b"/" + path, mask)
-        if wd >= 0:
-            self._attach(wd, name, parent)
-        elif (number := ctypes.get_errno()) == errno.ENOSPC and path:
+        wd = self._add(path)
+        if wd is None:
             self.blind += 1
         else:
-            raise OSError(number, os.strerror(number))
+            self._attach(wd, name, parent)
+
+    def _add(self, path: bytes) -> WatchDescriptor | None:
+        """A watch on this very directory; None at the limit of watches.
+
+        A path may lead through a link that took a directory's place. What was opened is what `/proc` says it is.
+        """
+        flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC | (os.O_NOFOLLOW if path else 0)
+        descriptor = os.open(self._root + b"/" + path, flags)
+        try:
+            opened = b"/proc/self/fd/%d" % descriptor
+            if os.readlink(opened) != (self._real + b"/" + path if path else self._real or b"/"):
+                raise FileNotFoundError(errno.ENOENT, "it leads elsewhere by now")
+            wd = inotify_add_watch(self._fd, opened, (_WANTED if path else _ROOT) | self._extra)
+            number = ctypes.get_errno()
+        finally:
+            os.close(descriptor)
+        if wd >= 0:
+            return wd
+        if number == errno.ENOSPC and path:
+            return None
+        raise OSError(number, os.strerror(number))
 
     def _place(self, path: bytes) -> tuple[Node | None, bytes]:
-        if not path:
-            return None, b""
-        node = self._top
+        node: Node | None = self._top
         *parents, name = path.split(b"/")
         for it in parents:
             node = node.children.get(it) if node is not None else None
@@ -159,20 +149,39 @@ class Watcher:
     def _attach(self, wd: WatchDescriptor, name: bytes, parent: Node | None) -> None:
         node = self._nodes.get(wd)
         if node is None:
-            node = self._nodes[wd] = Node(wd, name, parent)
-        elif node is not self._top:
-            node.detach()
-            node.parent, node.name = parent, name
+            node = self._nodes[wd] = Node(wd)
+        node.generation = self._generation
         if parent is None:
             self._top = node
-        else:
-            parent.children[name] = node
+        elif node is not self._top:
+            self._put(node, parent, name)
+
+    def _put(self, node: Node, parent: Node, name: bytes) -> None:
+        """Only a listing can tell where a directory is that seems to be within itself."""
+        if not node.attach(parent, name):
+            self._hints.overflow()
 
     def _forget(self, node: Node) -> None:
-        for it in list(node.subtree()):
+        node.detach()
+        for it in node.subtree():
             self._nodes.pop(it.wd, None)
             inotify_rm_watch(self._fd, it.wd)
-        node.detach()
+
+    def begin(self) -> None:
+        """A comparison begins: it calls `watch` for every directory."""
+        with self._lock:
+            self._generation += 1
+            self.blind = 0
+
+    def sweep(self) -> None:
+        """After one: give up the watches of directories that it did not meet and that are not where they were."""
+        with self._lock:
+            for node in [
+                it for it in self._nodes.values() if it.generation != self._generation and it is not self._top
+            ]:
+                path = node.path(self._top)
+                if path is None or not os.path.isdir(self._root + b"/" + path):
+                    self._forget(node)
 
     # The thread
 
@@ -199,7 +208,7 @@ class Watcher:
         """One read of the descriptor. What has a name follows; the rest is about a watch itself."""
         unpack, nodes, look = _EVENT.unpack_from, self._nodes, self._hints.look
         at, end = 0, len(data)
-        last, prefix = -2, b""
+        last, prefix = -2, None
         while at < end:
             wd, mask, cookie, length = unpack(data, at)
             name = data[at + 16 : at + 16 + length].rstrip(b"\0")
@@ -211,10 +220,9 @@ class Watcher:
                 continue
             if wd != last:
                 node = nodes.get(wd)
-                if node is None:
-                    continue
-                last, prefix = wd, node.path()
-            look(prefix + name, flag)
+                last, prefix = wd, node.path(self._top) if node is not None else None
+            if prefix is not None:
+                look(prefix + name, flag)
 
     def _special(self, node: Node | None, mask: int, cookie: int, name: bytes) -> None:
         """Everything that is not about one file in place."""
@@ -224,12 +232,8 @@ class Watcher:
             return
         elif not name:
             self._about_watch(node, mask)
-        elif mask & In.IN_MOVED_FROM:
-            self._moved_from(node, mask, cookie, name)
-        elif mask & In.IN_MOVED_TO:
-            self._moved_to(node, mask, cookie, name)
-        else:
-            self._directory(node, mask, name)
+        elif (parent := node.path(self._top)) is not None:
+            self._about_child(node, mask, cookie, name, parent + name)
 
     def _about_watch(self, node: Node, mask: int) -> None:
         if not mask & _LOST:
@@ -240,9 +244,12 @@ class Watcher:
             self._nodes.pop(node.wd, None)
             node.detach()
 
-    def _directory(self, node: Node, mask: int, name: bytes) -> None:
-        path = node.path() + name
-        if mask & In.IN_DELETE:
+    def _about_child(self, node: Node, mask: int, cookie: int, name: bytes, path: bytes) -> None:
+        if mask & In.IN_MOVED_FROM:
+            self._moved_from(node, mask, cookie, name, path)
+        elif mask & In.IN_MOVED_TO:
+            self._moved_to(node, mask, cookie, name, path)
+        elif mask & In.IN_DELETE:
             self._hints.add(Hint(Act.LEFT, path))
         elif mask & In.IN_CREATE or name not in node.children:  # or rights that may let us in now
             self._enter(path)
@@ -256,20 +263,19 @@ class Watcher:
         self._hints.add(Hint(Act.ENTER, path))
         return True
 
-    def _moved_from(self, node: Node, mask: int, cookie: int, name: bytes) -> None:
-        child = node.children.pop(name, None) if mask & In.IN_ISDIR else None
-        self._halves[cookie] = (monotonic(), node.path() + name, child, bool(mask & In.IN_ISDIR))
+    def _moved_from(self, node: Node, mask: int, cookie: int, name: bytes, path: bytes) -> None:
+        child = node.children.get(name) if mask & In.IN_ISDIR else None
+        if child is not None:
+            child.detach()
+        self._halves[cookie] = Half(monotonic(), path, child, bool(mask & In.IN_ISDIR))
 
-    def _moved_to(self, node: Node, mask: int, cookie: int, name: bytes) -> None:
-        path = node.path() + name
+    def _moved_to(self, node: Node, mask: int, cookie: int, name: bytes, path: bytes) -> None:
         half = self._halves.pop(cookie, None)
         directory = bool(mask & In.IN_ISDIR)
         if half is not None:
-            _, old, child, _ = half
-            if child is not None:
-                child.parent, child.name = node, name
-                node.children[name] = child
-            self._hints.add(Hint(Act.MOVED_DIRECTORY if directory else Act.MOVED, old, 0, path))
+            if half.child is not None and not half.child.attached:
+                self._put(half.child, node, name)
+            self._hints.add(Hint(Act.MOVED_DIRECTORY if directory else Act.MOVED, half.path, 0, path))
         elif not directory:
             self._hints.look(path, FINISHED)
         if directory and not self._enter(path) and name in node.children:
@@ -277,14 +283,14 @@ class Watcher:
 
     def _expire(self, before: float) -> None:
         """Halves whose other half lies outside the tree."""
-        for cookie in [it for it, half in self._halves.items() if half[0] <= before]:
-            _, path, child, directory = self._halves.pop(cookie)
-            if child is not None and not child.attached:
-                self._forget(child)
-            if directory:
-                self._hints.add(Hint(Act.LEFT, path))
+        for cookie in [it for it, half in self._halves.items() if half.since <= before]:
+            half = self._halves.pop(cookie)
+            if half.child is not None and not half.child.attached:
+                self._forget(half.child)
+            if half.directory:
+                self._hints.add(Hint(Act.LEFT, half.path))
             else:
-                self._hints.was_gone(path)
+                self._hints.was_gone(half.path)
 
 
 def _unwatched(number: int) -> Transient:
@@ -296,6 +302,3 @@ def _unwatched(number: int) -> Transient:
     if number == errno.ENOSPC:
         return Transient("no inotify watch is left for this user", hint=WATCHES)
     return Transient(f"the root cannot be watched: {os.strerror(number)}", hint="check its path and rights")
-
-
-WATCHES: Final = "raise it: sysctl fs.inotify.max_user_watches=1048576; until then the rest is polled"

@@ -57,10 +57,6 @@ def move_in(tree: Path, path: str, _: str) -> None:
     outside.rename(tree / path)
 
 
-def link(tree: Path, path: str, other: str) -> None:
-    os.link(tree / path, tree / other)
-
-
 def symlink(tree: Path, path: str, other: str) -> None:
     (tree / path).symlink_to(other)
 
@@ -73,6 +69,7 @@ def restore(tree: Path, path: str, _: str) -> None:
     os.utime(tree / path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
+# No hard links: written through a name that is gone by now, the other name changes without a word to anybody.
 OPERATIONS: list[Callable[[Path, str, str], None]] = [
     write,
     append,
@@ -82,7 +79,6 @@ OPERATIONS: list[Callable[[Path, str, str], None]] = [
     remove,
     move_out,
     move_in,
-    link,
     symlink,
     restore,
 ]
