@@ -55,6 +55,7 @@ class Daemon:
         self.orphans: dict[str, int] = {}
         self.captured: Counter[str] = Counter()  # durable events of each source since the daemon started
         self.up = False
+        self._captures: dict[str, SourceCapture] = {}
         self._group: asyncio.TaskGroup
         self._stop = asyncio.Event()
 
@@ -130,14 +131,13 @@ class Daemon:
         self.sources[name].start(self._group)
 
     async def _run_source(self, settings: SourceSettings, context: Context) -> None:
+        if before := self._captures.get(context.name):
+            await before.drain()  # a run must find in the state all that the one before it submitted
         capture = SourceCapture(self._port(context.name), context.name, self.config.journal.max_event)
+        self._captures[context.name] = capture
         _empty(context.scratch)
-        try:
-            async with settings.open(context) as source:
-                await source.run(capture)
-        except Exception:
-            await capture.drain()  # the next run must find in the state all that this one submitted
-            raise
+        async with settings.open(context) as source:
+            await source.run(capture)
 
     async def _run_child(self, settings: SourceSettings, context: Context) -> None:
         _empty(context.scratch)
