@@ -4,7 +4,10 @@ import asyncio
 import os
 import shutil
 import socket
-from collections.abc import Awaitable, Callable
+import subprocess
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -383,29 +386,193 @@ def test_files_kept_open_are_told_of_when_asked(tmp_path: Path) -> None:
     play(tmp_path, scene, emit_open="20ms")
 
 
-def test_a_directory_that_may_not_be_read_keeps_what_is_known(tmp_path: Path) -> None:
-    if os.geteuid() == 0:
-        pytest.skip("root reads everything: run as another user")
+@contextmanager
+def unprivileged() -> Iterator[Path]:
+    """A folder of a user who may not read everything, as that user."""
+    folder = Path(tempfile.mkdtemp())
+    root = os.geteuid() == 0
+    try:
+        if root:
+            os.chown(folder, 65534, 65534)
+            os.seteuid(65534)
+        yield folder
+    finally:
+        if root:
+            os.seteuid(0)
+        shutil.rmtree(folder)
 
-    def before(tree: Path) -> None:
-        (tree / "d").mkdir()
-        (tree / "d/x").write_text("x")
 
-    run = Run(tmp_path, {"snapshot": "initial"})
-    run.tree.mkdir()
-    before(run.tree)
-
-    async def main() -> None:
+def test_a_directory_that_may_not_be_read_keeps_what_is_known() -> None:
+    async def main(folder: Path) -> None:
+        run = Run(folder, {"snapshot": "initial"})
+        (run.tree / "d/e").mkdir(parents=True)
+        (run.tree / "d/e/x").write_text("x")
         async with run.running():
-            await until(lambda: len(run.all) == 2)
-        (run.tree / "d").chmod(0)
+            await until(lambda: len(run.all) == 3)
+        for mode in (0, 0o400, 0o100):
+            (run.tree / "d").chmod(mode)
+            async with run.running():
+                assert len(run.all) == 3
+        assert run.told("a directory cannot be read, what is in it is left as it was") == 3
         async with run.running():
-            assert len(run.all) == 2
             (run.tree / "d").chmod(0o700)
             (run.tree / "d/y").write_text("x")
             await until(lambda: ("created", "d/y") in run.all)
+            (run.tree / "d/z").write_text("x")
+            await until(lambda: ("created", "d/z") in run.all)
+            await run.agrees()
+
+    with unprivileged() as folder:
+        asyncio.run(main(folder))
+
+
+def test_files_of_others_are_finished_when_they_settle() -> None:
+    """A read lease is for the owner of a file: of others' the kernel does not tell."""
+    if os.geteuid() != 0:
+        pytest.skip("making another user's file takes root")
+
+    async def main(folder: Path) -> None:
+        run = Run(folder, {"settle": "100ms"})
+        run.tree.mkdir()
+        async with run.running():
+            os.seteuid(0)
+            os.link(_of_root(folder / "other"), run.tree / "other")
+            os.seteuid(65534)
+            await run.sees(("created", "other"))
+
+    with unprivileged() as folder:
+        asyncio.run(main(folder))
+
+
+def _of_root(path: Path) -> Path:
+    path.write_text("x")
+    return path
+
+
+# Content, fingerprints, settings that change
+
+
+def test_a_fingerprint_tells_what_size_and_times_do_not(tmp_path: Path) -> None:
+    def put(path: Path, text: str) -> None:
+        path.write_text(text)
+        os.utime(path, (1, 1))
+
+    async def scene(run: Run) -> None:
+        file = run.tree / "a"
+        put(file, "one")
+        await until(lambda: len(run.all) == 1)
+        put(file, "one")
+        (run.tree / "mark").mkdir()
+        await until(lambda: ("created", "mark") in run.all)
+        put(file, "two")
+        await run.sees(("created", "a"), ("created", "mark"), ("modified", "a"))
+        file.rename(run.tree / "b")
+        put(run.tree / "b", "two")
+        (run.tree / "end").mkdir()
+        await until(lambda: ("created", "end") in run.all)
+        assert run.since(3) == [("moved", "b"), ("created", "end")]
+
+    run = play(tmp_path, scene, fingerprint=True)
+    count = len(run.all)
+
+    async def again() -> None:
+        async with run.running():
+            assert run.since(count) == []
+
+    asyncio.run(again())
+
+
+@pytest.mark.parametrize(
+    ("content", "written", "found"),
+    [
+        ("text", "grün".encode(), {"content": "grün"}),
+        ("text", b"\xff", {"content_base64": "/w=="}),
+        ("base64", b"text", {"content_base64": "dGV4dA=="}),
+        ("text", b"x" * 101, {"oversize": ["content"]}),
+        ("never", b"text", {}),
+    ],
+)
+def test_content(tmp_path: Path, content: str, written: bytes, found: dict[str, object]) -> None:
+    async def scene(run: Run) -> None:
+        (run.tree / "a").write_bytes(written)
+        await run.sees(("created", "a"))
+
+    data = play(tmp_path, scene, content=content, content_max=100).capture.events[0].data
+    assert {key: data[key] for key in ("content", "content_base64", "oversize") if key in data} == found
+
+
+def test_patterns_that_change_are_no_change_of_the_tree(tmp_path: Path) -> None:
+    async def main() -> None:
+        run = Run(tmp_path, {"include": ["*.a"]})
+        run.tree.mkdir()
+        for each in ("1.a", "1.b"):
+            (run.tree / each).write_text("x")
+        async with run.running():
+            pass
+        run.options["include"] = ["*.b"]
+        (run.tree / "2.b").write_text("x")
+        async with run.running():
+            assert run.all == []
+            (run.tree / "3.b").write_text("x")
+            await run.sees(("created", "3.b"))
+        (run.tree / "4.b").write_text("x")
+        (run.tree / "1.b").unlink()
+        async with run.running():
+            await until(lambda: len(run.all) == 3)
+            assert sorted(run.since(1)) == [("created", "4.b"), ("deleted", "1.b")]
 
     asyncio.run(main())
+
+
+def did(*command: str | Path) -> bool:
+    return subprocess.run(command, check=False, capture_output=True).returncode == 0
+
+
+def test_what_was_on_an_unmounted_file_system_is_not_deleted(tmp_path: Path) -> None:
+    async def main() -> None:
+        run = Run(tmp_path, {"snapshot": "initial"})
+        mount = run.tree / "m"
+        mount.mkdir(parents=True)
+        if not did("mount", "-t", "tmpfs", "none", mount):
+            pytest.skip("mounting takes root")
+        try:
+            (mount / "a").write_text("x")
+            (mount / "b").write_text("x")
+            async with run.running():
+                await run.agrees()
+            (mount / "b").unlink()
+        finally:
+            assert did("umount", mount)
+        count = len(run.all)
+        (run.tree / "c").write_text("x")
+        async with run.running():
+            await until(lambda: len(run.all) > count)
+            assert run.since(count) == [("created", "c")]
+        assert run.told("a file system below the directory is not mounted, what was on it is left as it was") == 1
+
+    asyncio.run(main())
+
+
+def test_a_link_in_place_of_a_directory_is_not_followed(tmp_path: Path) -> None:
+    async def scene(run: Run) -> None:
+        outside = run.folder / "outside"
+        outside.mkdir()
+        (outside / "secret").write_text("x")
+        for _ in range(50):
+            (run.tree / "d").mkdir()
+            (run.tree / "d/secret").write_text("x")
+            shutil.rmtree(run.tree / "d")
+            (run.tree / "d").symlink_to(outside)
+            (outside / "secret").write_text("x")
+            (run.tree / "d").unlink()
+        (run.tree / "d").symlink_to(outside)
+        await run.agrees()
+        (outside / "more").write_text("x")
+        (run.tree / "end").mkdir()
+        await until(lambda: run.all[-1] == ("created", "end"))
+        await run.agrees()
+
+    play(tmp_path, scene)
 
 
 # The root

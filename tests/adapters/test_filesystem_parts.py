@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from watchdog.observers.inotify_c import inotify_add_watch
+from watchdog.observers.inotify_c import WatchDescriptor, inotify_add_watch
 
 from headrace.sources.filesystem import FilesystemSource, walk, watch
 from headrace.sources.filesystem.decide import Decisions, Step
@@ -20,6 +20,7 @@ from headrace.sources.filesystem.entry import Entry, identity, packer, unpack, u
 from headrace.sources.filesystem.finished import open_for_writing
 from headrace.sources.filesystem.hints import CHANGED, CREATED, DELETED, FINISHED, Act, Hint, Hints
 from headrace.sources.filesystem.names import Visibility, below, key_of, path_of
+from headrace.sources.filesystem.node import Node
 from headrace.sources.filesystem.root import Root, RootLost, file_system, notifies, own_folder
 from headrace.sources.filesystem.walk import Walker
 from headrace.sources.filesystem.watch import Watcher
@@ -382,6 +383,22 @@ def test_the_own_folder_below_the_root(tmp_path: Path) -> None:
 
 
 # Watching
+
+
+def test_a_directory_is_never_put_into_itself() -> None:
+    """A listing is ahead of the hints: what it says and what they say may contradict each other."""
+    top, a, b = (Node(WatchDescriptor(number)) for number in range(3))
+    assert a.attach(top, b"a")
+    assert b.attach(a, b"b")
+    assert b.path(top) == b"a/b/"
+    assert not a.attach(b, b"a")
+    assert a.path(top) is None
+    assert b.attach(top, b"b")
+    assert a.attach(b, b"a")
+    assert a.path(top) == b"b/a/"
+    a.detach()
+    assert a.path(top) is None
+    assert not a.attached
 
 
 def test_the_limit_of_watches_leaves_directories_unwatched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
