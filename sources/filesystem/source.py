@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack
 from typing import Any, Final
 
+from headrace.errors import Transient
 from headrace.inventory import Inventory
-from headrace.protocols import Capture, Context
+from headrace.protocols import Capture, Context, Finding
+from headrace.sources.filesystem.diagnose import findings
 from headrace.sources.filesystem.events import schemas
 from headrace.sources.filesystem.follow import Follower
 from headrace.sources.filesystem.names import ROWS
@@ -19,7 +22,7 @@ ABSENT: Final = 1.0  # seconds between looks for a root that is not there
 
 
 class Filesystem:
-    """One watched directory. Also `Describes`."""
+    """One watched directory. Also `Describes` and `Diagnoses`."""
 
     def __init__(self, settings: FilesystemSource, context: Context) -> None:
         self._settings = settings
@@ -28,6 +31,10 @@ class Filesystem:
 
     def schemas(self) -> Mapping[str, Mapping[str, Any]]:
         return schemas()
+
+    async def diagnose(self) -> AsyncIterator[Finding]:
+        for finding in await asyncio.to_thread(lambda: list(findings(self._settings, self._path))):
+            yield finding
 
     async def run(self, out: Capture) -> None:
         inventory = await Inventory.open(out)
@@ -38,6 +45,9 @@ class Filesystem:
             except RootLost as lost:
                 await inventory.settle()
                 self._context.log.warning("the watched directory is gone", path=self._shown, reason=str(lost))
+            except OSError as error:
+                hint = "it is tried again; check the disk and the daemon's data directory"
+                raise Transient(f"{self._shown} cannot be followed: {error}", hint=hint) from error
 
     @property
     def _shown(self) -> str:

@@ -88,22 +88,31 @@ class Tree:
     async def _files(self, hints: Sequence[Hint], looks: Looks | None, *, recovered: bool) -> set[bytes]:
         """The same for the names themselves. Returns the identities whose further names may have changed."""
         shown = {path for it in hints for path in (it.path, it.to) if path and self.visible.shows(path)}
-        found = await self.inventory.lookup(map(key_of, shown))
-        rows = {path_of(key): value[:ROW_SIZE] for key, value in found.items()}
         looks = await self.looker.look(shown) if looks is None else looks
-        written = await self._written(hints, rows, looks)
+        written = await self._written(hints, looks)
+        gone = {it.path for it in hints if it.flags & DELETED}
+        known = await self._known(path for path in shown if path in gone or not written.get(path))
+        rows = {path: value[:ROW_SIZE] for path, value in known.items()}
         decisions = Decisions(rows, looks, written, self.visible.shows, self._settled, fingerprint=self._fingerprint)
         decisions.decide(hints)
-        known = {path_of(key): value for key, value in found.items()}
         await self._recorder.record(decisions.steps, known, recovered=recovered)
         self._keep(decisions, written)
         self._doubt(decisions.unseen)
         return decisions.linked
 
-    async def _written(self, hints: Sequence[Hint], rows: Looks, looks: Looks) -> Written:
-        """Whether the files that differ, and of whose close nothing was heard, are open for writing."""
-        unsure = [it.path for it in hints if it.act is Act.LOOK and not it.flags & FINISHED]
-        return await self.looker.written(it for it in unsure if is_file(now := looks.get(it)) and now != rows.get(it))
+    async def _written(self, hints: Sequence[Hint], looks: Looks) -> Written:
+        """Whether the files are open for writing of whose close nothing was heard.
+
+        Asked before the rows are read: most files are first heard of when they are made, and it costs less.
+        """
+        closed = {path for it in hints if it.act is Act.MOVED or it.flags & FINISHED for path in (it.path, it.to)}
+        return await self.looker.written(
+            it.path for it in hints if it.path not in closed and is_file(looks.get(it.path))
+        )
+
+    async def _known(self, paths: Iterable[bytes]) -> dict[bytes, bytes]:
+        rows = await self.inventory.lookup(map(key_of, paths))
+        return {path_of(key): value for key, value in rows.items()}
 
     def _settled(self, value: bytes) -> bool:
         """Whether a file was left alone for long enough, by its mtime; one from the future was not."""

@@ -16,6 +16,7 @@ from watchdog.observers.inotify_c import WatchDescriptor, inotify_add_watch
 
 from headrace.sources.filesystem import FilesystemSource, walk, watch
 from headrace.sources.filesystem.decide import Decisions, Step
+from headrace.sources.filesystem.diagnose import findings
 from headrace.sources.filesystem.entry import Entry, identity, packer, unpack, untouched
 from headrace.sources.filesystem.finished import open_for_writing
 from headrace.sources.filesystem.hints import CHANGED, CREATED, DELETED, FINISHED, Act, Hint, Hints
@@ -429,3 +430,26 @@ def test_settings_have_their_limits(tmp_path: Path) -> None:
     (tmp_path / "t").unlink()
     (tmp_path / "t").mkdir()
     assert settings.problems(tmp_path) == {}
+
+
+def test_what_doctor_says(tmp_path: Path) -> None:
+    def said(**options: object) -> list[tuple[str, str]]:
+        settings = FilesystemSource.model_validate({"type": "filesystem", "path": "t", **options})
+        return [(it.level, it.what) for it in findings(settings, os.fsencode(tmp_path / "t"), tmp_path / "limits")]
+
+    assert [level for level, _ in said()] == ["error"]
+    (tmp_path / "t/a/b").mkdir(parents=True)
+    (tmp_path / "limits").mkdir()
+    (tmp_path / "limits/max_user_watches").write_text("8192\n")
+    (tmp_path / "limits/max_queued_events").write_text("16384\n")
+    assert [level for level, _ in said()] == ["ok", "ok"]
+    assert ("ok", "3 directories to watch, of 8192 watches that a user may have") in said()
+    assert ("ok", "1 directories to watch, of 8192 watches that a user may have") in said(exclude=["a"])
+    (tmp_path / "limits/max_user_watches").write_text("3\n")
+    (tmp_path / "limits/max_queued_events").write_text("100\n")
+    assert [level for level, _ in said()] == ["ok", "warning", "warning"]
+    for number in range(10):
+        os.utime(tmp_path / "t/a", (1, 1))
+        (tmp_path / f"t/{number}").touch()
+        os.utime(tmp_path / f"t/{number}", (number, number))
+    assert [level for level, _ in said(mode="poll")] == ["ok", "warning"]
