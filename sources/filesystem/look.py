@@ -34,8 +34,13 @@ class Looker:
     async def look(self, paths: Iterable[bytes]) -> Looks:
         return await self._off_loop(self._look, list(paths))
 
-    async def written(self, paths: Iterable[bytes]) -> Written:
-        return await self._off_loop(lambda it: all_open_for_writing(self.root, it), list(paths))
+    async def written(self, paths: Iterable[bytes]) -> tuple[Written, Looks]:
+        """Whether they are open for writing, and a second look at those that are not: the first may be from before."""
+        return await self._off_loop(self._written, list(paths))
+
+    def _written(self, paths: Sequence[bytes]) -> tuple[Written, Looks]:
+        written = all_open_for_writing(self.root, paths)
+        return written, self._look(path for path, it in written.items() if it is False)
 
     async def devices(self, paths: Iterable[bytes]) -> Mapping[bytes, int]:
         """The device, as rows have it, of the nearest directory above each path that is there."""

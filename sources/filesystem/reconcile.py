@@ -135,8 +135,8 @@ class Reconcile:
         if not old:
             return added
         young = [path_of(key) for key, value in old if is_file(value) and self._young(value)]
-        busy = await self._tree.looker.written(young)
-        kept = {key: value for key, value in old if busy.get(path_of(key)) is not True}
+        busy, looks = await self._tree.looker.written(young)
+        kept = {key: looks.get(path_of(key)) or value for key, value in old if busy.get(path_of(key)) is not True}
         if not self._listed:
             self._inventory.meta.marker = added[-1][0]
             self._inventory.meta_changed()

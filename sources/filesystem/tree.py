@@ -89,7 +89,8 @@ class Tree:
         """The same for the names themselves. Returns the identities whose further names may have changed."""
         shown = {path for it in hints for path in (it.path, it.to) if path and self.visible.shows(path)}
         looks = await self.looker.look(shown) if looks is None else looks
-        written = await self._written(hints, looks)
+        written, again = await self._written(hints, looks)
+        looks = {**looks, **again}
         gone = {it.path for it in hints if it.flags & DELETED}
         known = await self._known(path for path in shown if path in gone or not written.get(path))
         rows = {path: value[:ROW_SIZE] for path, value in known.items()}
@@ -100,7 +101,7 @@ class Tree:
         self._doubt(decisions.unseen)
         return decisions.linked
 
-    async def _written(self, hints: Sequence[Hint], looks: Looks) -> Written:
+    async def _written(self, hints: Sequence[Hint], looks: Looks) -> tuple[Written, Looks]:
         """Whether the files are open for writing of whose close nothing was heard.
 
         Asked before the rows are read: most files are first heard of when they are made, and it costs less.
@@ -208,7 +209,8 @@ class Tree:
         """Look again at the files whose time has come."""
         due = self.unfinished.take_due()
         looks = await self.looker.look(due)
-        written = await self.looker.written(it for it in due if is_file(looks.get(it)))
+        written, again = await self.looker.written(it for it in due if is_file(looks.get(it)))
+        looks = {**looks, **again}
         hints = []
         for path, before in due.items():
             told = self.unfinished.finished(before, looks.get(path), written=written.get(path))

@@ -4,6 +4,8 @@ import ctypes
 import errno
 import os
 import re
+import threading
+import time
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -453,3 +455,20 @@ def test_what_doctor_says(tmp_path: Path) -> None:
         (tmp_path / f"t/{number}").touch()
         os.utime(tmp_path / f"t/{number}", (number, number))
     assert [level for level, _ in said(mode="poll")] == ["ok", "warning"]
+
+
+def test_an_overflow_of_the_kernels_queue_is_told(tmp_path: Path) -> None:
+    """The reader is held up while more happens than the kernel keeps."""
+    kept = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    if kept > 50_000:
+        pytest.skip(f"the kernel keeps {kept} notifications: too many to write here")
+    told = threading.Event()
+    hints = Hints(told.set)
+    with Watcher(os.fsencode(tmp_path), hints, Visibility(["**"], []), modified=False) as watcher:
+        with watcher._lock:
+            for number in range(kept // 2 + 100):
+                (tmp_path / str(number)).touch()
+        deadline = time.monotonic() + 10
+        while not hints.take_overflow():
+            assert told.wait(deadline - time.monotonic())
+            told.clear()
