@@ -5,14 +5,13 @@ import os
 import shutil
 import socket
 import subprocess
-import tempfile
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
 from tests.adapters.filesystem_runs import Run, name, until
+from tests.fixtures.users import unprivileged
 
 Scene = Callable[[Run], Awaitable[None]]
 
@@ -384,22 +383,6 @@ def test_files_kept_open_are_told_of_when_asked(tmp_path: Path) -> None:
         assert run.all == [("created", "log"), ("modified", "log"), ("modified", "log")]
 
     play(tmp_path, scene, emit_open="20ms")
-
-
-@contextmanager
-def unprivileged() -> Iterator[Path]:
-    """A folder of a user who may not read everything, as that user."""
-    folder = Path(tempfile.mkdtemp())
-    root = os.geteuid() == 0
-    try:
-        if root:
-            os.chown(folder, 65534, 65534)
-            os.seteuid(65534)
-        yield folder
-    finally:
-        if root:
-            os.seteuid(0)
-        shutil.rmtree(folder)
 
 
 def test_a_directory_that_may_not_be_read_keeps_what_is_known() -> None:

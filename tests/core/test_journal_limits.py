@@ -76,7 +76,8 @@ def test_a_held_journal_stops_intake_and_goes_on_by_itself(tmp_path: Path) -> No
     async def main() -> None:
         async with journal_in(tmp_path, max_size=2 << 20, log=log) as journal:
             journal.hold("slow", SHARD, 0)
-            futures = [journal.submit(noise(number)) for number in range(100)]
+            await journal.submit(noise(0))
+            futures = [journal.submit(noise(number)) for number in range(1, 100)]
             why = await stopped(journal)
             assert "max_size of 2097152 bytes" in why
             assert (await journal.usage()).blockers == {"slow": 0}

@@ -10,6 +10,7 @@ import pytest
 from headrace.errors import Fatal
 from headrace.journal import place
 from headrace.journal.place import claim, file_system
+from tests.fixtures.users import unprivileged
 
 
 def test_it_is_made_private_with_its_parents(tmp_path: Path) -> None:
@@ -54,12 +55,12 @@ def test_what_cannot_be_a_folder_is_refused(tmp_path: Path) -> None:
             pass
 
 
-def test_a_folder_that_is_not_writable_is_refused(tmp_path: Path) -> None:
-    if os.geteuid() == 0:
-        pytest.skip("root may write everywhere: run as another user")
-    tmp_path.chmod(0o500)
-    with pytest.raises(Fatal, match="Permission denied"), claim(tmp_path / "data"):
-        pass
+def test_a_folder_that_is_not_writable_is_refused() -> None:
+    with unprivileged() as folder:
+        folder.chmod(0o500)
+        with pytest.raises(Fatal, match="Permission denied"), claim(folder / "data"):
+            pass
+        folder.chmod(0o700)
 
 
 MOUNTS = """\
