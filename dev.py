@@ -135,21 +135,21 @@ def make_venv():
         raise Failed("python -m venv failed; on Debian and Ubuntu: apt install python3-venv")
 
 
-def setup():
-    """Make .venv match pyproject.toml; at once where it does already."""
+def setup(tools=True):
+    """Make .venv match pyproject.toml; at once where it does already. The demo needs no tools."""
     with Locked():
-        want, have = wanted(), stamped()
-        if have == want and python_works():
+        want, have = dict(wanted(), tools=tools), stamped()
+        if have in (want, dict(want, tools=True)) and python_works():
             return
         # The stamp goes first and comes last: what was interrupted has none, and is made anew.
         if have.get("root") == ROOT and python_works():
             os.remove(STAMP)
         else:
             make_venv()
-        say("installing Headrace and its development tools")
+        say("installing Headrace and its development tools" if tools else "installing Headrace")
         # Python compiles what it imports; compiling all that is installed only delays the first task.
         pip = [os.path.join(BIN, "python"), "-m", "pip", "install", "--quiet", "--no-compile"]
-        run_step("pip failed", pip + ["--disable-pip-version-check", "--editable", ".[dev]"])
+        run_step("pip failed", pip + ["--disable-pip-version-check", "--editable", ".[dev]" if tools else "."])
         with open(STAMP + ".new", "w") as file:
             json.dump(want, file)
         os.rename(STAMP + ".new", STAMP)
@@ -171,9 +171,9 @@ class Locked:
 # --- the tasks ---
 
 
-def call(program, *args):
+def call(program, *args, **options):
     """Run one program of the environment, in the repository, and return its exit code."""
-    setup()
+    setup(**options)
     environ = dict(os.environ, PATH=BIN + os.pathsep + os.environ.get("PATH", ""))
     return wait(subprocess.Popen([os.path.join(BIN, program)] + list(args), cwd=ROOT, env=environ))
 
@@ -192,7 +192,7 @@ def wait(child):
 
 
 def demo(*args):
-    return call("headrace", "demo", *args)
+    return call("headrace", "demo", *args, tools=False)
 
 
 def test(*args):
