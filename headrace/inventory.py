@@ -10,7 +10,7 @@ from __future__ import annotations
 from asyncio import Future
 from bisect import bisect_right
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from operator import itemgetter
 from secrets import token_hex
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -91,7 +91,7 @@ Scan: TypeAlias = Callable[[bytes, bytes | None, int], Awaitable[Sequence[Found]
 """`State.scan`: prefix, after, limit."""
 
 
-async def compare(pages: Pages, scan: Scan, prefix: bytes) -> AsyncIterator[Difference]:
+async def compare(pages: Pages, scan: Scan, prefix: bytes) -> AsyncGenerator[Difference, None]:
     """A whole listing against all rows under `prefix`, page by page, also where a page holds no difference.
 
     Rows are read when their page is compared: what the caller wrote between two steps is seen. Memory is bounded by

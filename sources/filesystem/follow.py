@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from headrace.sources.filesystem.watch import Watcher
 
 GROUP: Final = 256  # hints acted on before the loop is given to others
-PRESENCE: Final = 1.0  # seconds between looks at the root while hints come: a renamed parent says nothing
+PRESENCE: Final = 1.0  # seconds between looks at the root while hints come
+PRESENCE_IDLE: Final = 30.0
 
 
 class Follower:
@@ -59,11 +60,15 @@ class Follower:
         if self._watches():
             self._watcher = stack.enter_context(self._open_watcher())
         self._tree = self._make_tree()
-        while True:
-            wake.clear()
-            if not await self._turn():
-                await self._inventory.settle()
-                await _wait(wake, self._next_time())
+        try:
+            while True:
+                wake.clear()
+                if not await self._turn():
+                    await self._inventory.settle()
+                    await _wait(wake, self._next_time())
+        finally:
+            if self._reconcile is not None:
+                await self._reconcile.close()
 
     def _watches(self) -> bool:
         """Whether to watch. Says so where polling was not asked for."""
@@ -115,10 +120,14 @@ class Follower:
         hints = self._hints.take(GROUP)
         for path in await self._tree.follow(hints) if hints else ():
             self._walkers.append(self._walker(path))
-        if hints and monotonic() - self._present_at > PRESENCE and not self._hints.lost_root:
+        self._check_present(PRESENCE if hints else PRESENCE_IDLE)
+        return bool(hints)
+
+    def _check_present(self, after: float) -> None:
+        """What is mounted over the root, and who renames its parent, tells nobody."""
+        if monotonic() - self._present_at >= after and not self._hints.lost_root:
             self._root.present()
             self._present_at = monotonic()
-        return bool(hints)
 
     def _lost_hints(self) -> None:
         """Compare again, though no sooner than the last comparison took: a flood must not bring a flood of listings."""
@@ -218,7 +227,8 @@ class Follower:
 
     def _next_time(self) -> float:
         held = self._tree.unfinished.next_due()
-        return self._due if held is None else min(self._due, held)
+        due = min(self._due, self._present_at + PRESENCE_IDLE)
+        return due if held is None else min(due, held)
 
 
 def _nothing(_: bytes) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from time import monotonic
 from typing import Final
 
@@ -91,14 +92,19 @@ class Reconcile:
             return False
         return True
 
-    async def _run(self) -> AsyncIterator[None]:
-        differences = compare(self._page, self._rows, ROWS)
-        async for difference in differences:
-            await self._differ(difference)
-            reach("filesystem.page")
-            yield
-        async for _ in self._sweep():
-            yield
+    async def close(self) -> None:
+        """Give up where it is."""
+        await self._parts.aclose()
+
+    async def _run(self) -> AsyncGenerator[None, None]:
+        async with aclosing(compare(self._page, self._rows, ROWS)) as differences:
+            async for difference in differences:
+                await self._differ(difference)
+                reach("filesystem.page")
+                yield
+        async with aclosing(self._sweep()) as swept:
+            async for _ in swept:
+                yield
         await self._tree.recheck()
         if not self._inventory.meta.listed:
             self._inventory.meta.listed, self._inventory.meta.marker = True, b""
@@ -176,7 +182,7 @@ class Reconcile:
         rows = await self._inventory.find(identity(value))
         return [it for it, row in rows if it != key and untouched(row, value)]
 
-    async def _sweep(self) -> AsyncIterator[None]:
+    async def _sweep(self) -> AsyncGenerator[None, None]:
         """Confirm what was not met, and tell that it is gone."""
         after: bytes | None = None
         while rows := await self._inventory.scan(GONE, after, PAGE):

@@ -55,6 +55,8 @@ class Tree:
         group: list[Hint] = []
         appeared: list[bytes] = []
         for hint in hints:
+            if hint.flags == CHANGED and hint.path in self.unfinished:
+                continue  # written to, and looked at when its time comes
             if hint.act in {Act.LOOK, Act.MOVED}:
                 group.append(hint)
             elif hint.act is Act.ENTER:

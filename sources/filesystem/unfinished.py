@@ -57,6 +57,9 @@ class Unfinished:
         patience = self._patience
         return patience.settle if written is None else patience.emit_open or patience.recheck
 
+    def __contains__(self, path: bytes) -> bool:
+        return path in self._held
+
     def release(self, path: bytes) -> None:
         self._held.pop(path, None)
 

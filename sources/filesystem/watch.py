@@ -1,7 +1,7 @@
 """Hints from inotify(7), read through watchdog's bindings.
 
 Not through watchdog's Observer, whose three threads and their queues cost seven times the processor time and lost a
-third of 100,000 closes in the run where this reader lost none (ADR on the filesystem source): its own descriptor, one
+third of 100,000 closes in the run where this reader lost none (ADR 5): its own descriptor, one
 thread, a tree of watches in which renaming a directory is one step, and the cookies that prove a rename.
 """
 
@@ -71,6 +71,7 @@ class Watcher:
         self._halves: dict[int, Half] = {}
         self._top = Node(WatchDescriptor(-1))
         self._generation = 0
+        self._closed = False
         self.blind = 0
 
     def __enter__(self) -> Self:
@@ -94,8 +95,10 @@ class Watcher:
         self._close()
 
     def _close(self) -> None:
-        for descriptor in (self._fd, self._stop_r, self._stop_w):
-            os.close(descriptor)
+        with self._lock:  # a cancelled listing may still be under way in its thread
+            self._closed = True
+            for descriptor in (self._fd, self._stop_r, self._stop_w):
+                os.close(descriptor)
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -106,6 +109,8 @@ class Watcher:
         At the limit of watches it is counted and left unwatched: only listings see it then.
         """
         with self._lock:
+            if self._closed:
+                raise FileNotFoundError(errno.EBADF, "no longer watched")
             self._watch(path)
 
     def _watch(self, path: bytes) -> None:
