@@ -106,13 +106,12 @@ def _decoded(blocks: list[Block], end: int) -> Page:
 
 def scan_query(space: str, prefix: bytes, after: bytes | None, limit: int) -> tuple[str, list[Any]]:
     """The statement of `Store.scan` with its values."""
-    conditions, values = ["space=?", "key>=?"], [space, prefix]
+    # One lower bound: of two, SQLite takes the first for its range, and every page would start at the prefix.
+    behind = after is not None and after >= prefix
+    conditions, values = ["space=?", "key>?" if behind else "key>=?"], [space, after if behind else prefix]
     if (end := _after_prefix(prefix)) is not None:
         conditions.append("key<?")
         values.append(end)
-    if after is not None:
-        conditions.append("key>?")
-        values.append(after)
     where = " AND ".join(conditions)
     query = f"SELECT key, value FROM state WHERE {where} ORDER BY key LIMIT ?"  # noqa: S608 -- fixed conditions
     return query, [*values, limit]
