@@ -135,7 +135,7 @@ def make_venv():
         raise Failed("python -m venv failed; on Debian and Ubuntu: apt install python3-venv")
 
 
-def setup(tools=True):
+def setup(*, tools=True):
     """Make .venv match pyproject.toml; at once where it does already. The demo needs no tools."""
     with Locked():
         want, have = dict(wanted(), tools=tools), stamped()
