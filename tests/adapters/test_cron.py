@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from pydantic import ValidationError
 
-from headrace.protocols import Diagnoses
+from headrace.protocols import Diagnoses, Finding
 from headrace.sources.cron import CronSource
 from headrace.sources.cron.crontab import SECOND, Crontab
 from headrace.sources.cron.ledger import RANGES, Ledger
@@ -319,9 +319,9 @@ def test_what_was_skipped_and_is_ahead_again_is_not_counted() -> None:
 
 
 def test_diagnose(tmp_path: Path) -> None:
-    async def run() -> list[Any]:
+    async def run() -> list[Finding]:
         clock = FakeClock(START)
-        found = []
+        found: list[Finding] = []
         for options in ({"schedule": "0 5 * * *"}, {"at": ["2020-01-01T00:00:00Z"]}):
             settings = CronSource(type="cron", **options)
             async with settings.open(make_context(tmp_path, clock=clock)) as source:
