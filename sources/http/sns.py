@@ -101,7 +101,8 @@ def _message(body: bytes) -> dict[str, str]:
     except (ValueError, RecursionError, msgspec.MsgspecError):
         raise Refused(400, "not a message of SNS") from None
     message = {name: value for name, value in wire.items() if isinstance(value, str)}
-    if any(name not in message for name in _SIGNED.get(message.get("Type", ""), ("Type",)) if name != "Subject"):
+    signed = _SIGNED.get(message.get("Type", ""))
+    if signed is None or any(name not in message for name in signed if name != "Subject"):
         raise Refused(400, "not a message of SNS")
     return message
 
@@ -165,4 +166,4 @@ async def fetch_public(url: str) -> bytes:
                 raise OSError(f"it answers {answer.status}")
             return await answer.content.read(LARGEST)
     except (ClientError, TimeoutError) as error:
-        raise OSError(str(error) or type(error).__name__) from error
+        raise OSError(str(getattr(error, "os_error", error)) or type(error).__name__) from error

@@ -16,7 +16,7 @@ from headrace.sources.http import cloudevents, plain
 from headrace.sources.http.committer import Committer
 from headrace.sources.http.listener import Listener, Listeners, Terms
 from headrace.sources.http.parcel import TYPES, Item
-from headrace.sources.http.refusal import Refused, busy
+from headrace.sources.http.refusal import Refused, accepted, busy
 from headrace.sources.http.settings import HttpSource
 from headrace.sources.http.signatures import proof
 from headrace.sources.http.sns import Fetch, Sns
@@ -26,7 +26,6 @@ from headrace.units import is_loopback, parse_address
 IN_HAND: Final = 64 << 20  # bytes of bodies read and not yet durable, beyond which requests are told to come again
 ID_HEADERS: Final[Mapping[str, str]] = {"standard_webhooks": "webhook-id", "github": "X-GitHub-Delivery"}
 LONGEST_ID: Final = 256
-ACCEPTED: Final = 202
 
 
 class Http:
@@ -93,7 +92,7 @@ class Http:
             await self._capture(request)
         except Refused as refused:
             return refused.response()
-        return web.Response(status=ACCEPTED)
+        return accepted(request)
 
     def _handshake(self, request: web.BaseRequest) -> web.Response:
         """https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/http-webhook.md#4-abuse-protection."""

@@ -8,6 +8,7 @@ the window may hold. Every append keeps its ids in one row of state, committed t
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from mmap import mmap
 from typing import Final
 
 from headrace.protocols import State, Write
@@ -27,7 +28,7 @@ class Table:
         self.count = 0
         slots = 1 << (2 * capacity - 1).bit_length()
         self._mask = slots - 1
-        self._slots = bytearray(slots * ID_BYTES)  # zeroed pages cost nothing until they are used
+        self._slots = mmap(-1, slots * ID_BYTES)  # zeroed pages, which cost nothing until they are used
 
     def __contains__(self, id_: bytes) -> bool:
         return bool(self.count) and self._find(id_)[1]
@@ -43,7 +44,7 @@ class Table:
     def _grow(self) -> None:
         larger = Table(self._mask + 1)
         for at in range(0, len(self._slots), ID_BYTES):
-            if (id_ := bytes(self._slots[at : at + ID_BYTES])) != _EMPTY:
+            if (id_ := self._slots[at : at + ID_BYTES]) != _EMPTY:
                 larger.add(id_)
         self._mask, self._slots = larger._mask, larger._slots
 
