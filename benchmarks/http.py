@@ -1,8 +1,9 @@
 """HTTP ingest with an fsync before every answer, through a real daemon: `make bench-http`.
 
-One client process with 64 connections over loopback, each with one request under way; the clock runs from the write of a
-request to the last byte of its answer, and an answer is 202, which says that the events are durable. Three kinds of
-request: any JSON, a CloudEvent with an id of its own (so the window of known ids is at work), and batches of 100 of them.
+One client process with 64 connections over loopback, each with one request under way; the clock runs from the write of
+a request to the last byte of its answer, and an answer is 202, which says that the events are durable. Three kinds of
+request: any JSON, a CloudEvent with an id of its own (so the window of known ids is at work), and batches of 100 of
+them.
 """
 
 from __future__ import annotations
@@ -194,11 +195,11 @@ def main() -> None:
     options = parser.parse_args()
     port = free_port()
     figures: dict[str, float | int | str] = {"connections": options.connections}
-    with tempfile.TemporaryDirectory(prefix="headrace-bench-", dir=options.folder) as folder:
-        with daemon(Path(folder), port) as process:
-            for name, make in (("JSON", plain), ("CloudEvents", event), ("batches of 100", batch)):
-                figures |= measure(port, process.pid, name, make, options)
-            figures["daemon's RSS at the end, MB"] = round(rss(process.pid), 1)
+    temporary = tempfile.TemporaryDirectory(prefix="headrace-bench-", dir=options.folder)
+    with temporary as folder, daemon(Path(folder), port) as process:
+        for name, make in (("JSON", plain), ("CloudEvents", event), ("batches of 100", batch)):
+            figures |= measure(port, process.pid, name, make, options)
+        figures["daemon's RSS at the end, MB"] = round(rss(process.pid), 1)
     figures["load average"] = round(os.getloadavg()[0], 1)
     report("http", figures)
 

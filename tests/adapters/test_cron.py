@@ -81,7 +81,7 @@ class Bench:
 
 
 def expected(schedule: str, zone: str, start: float, end: float) -> list[str]:
-    found = []
+    found: list[str] = []
     for tick in Crontab(schedule, ZoneInfo(zone)).after(int(start * SECOND)):
         if tick > end * SECOND:
             return found
@@ -321,7 +321,7 @@ def test_what_was_skipped_and_is_ahead_again_is_not_counted() -> None:
 def test_diagnose(tmp_path: Path) -> None:
     async def run() -> list[Finding]:
         clock = FakeClock(START)
-        found: list[Finding] = []
+        found = []
         for options in ({"schedule": "0 5 * * *"}, {"at": ["2020-01-01T00:00:00Z"]}):
             settings = CronSource(type="cron", **options)
             async with settings.open(make_context(tmp_path, clock=clock)) as source:

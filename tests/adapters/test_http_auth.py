@@ -259,8 +259,9 @@ def test_sns_forgeries(tmp_path: Path) -> None:
         ):
             assert await tell(inlet, {**good, "SigningCertURL": url}) == 401
         assert await tell(inlet, amazon.message(TopicArn=TOPIC + "2")) == 403
-        for nonsense in ("x", [], {}, {"Type": "Notification"}, {"Type": "Other", "TopicArn": TOPIC}):
-            assert await tell(inlet, nonsense) == 400
+        nonsense: list[Any] = ["x", [], {}, {"Type": "Notification"}, {"Type": "Other", "TopicArn": TOPIC}]
+        for message in nonsense:
+            assert await tell(inlet, message) == 400
         assert set(amazon.fetched) <= {Amazon.url}
 
     inlet, _ = sns(tmp_path, talk)

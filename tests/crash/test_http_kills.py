@@ -56,8 +56,8 @@ class Senders:
     def _run(self, number: int) -> None:
         count = 0
         while not self._stop.is_set():
+            connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=5)
             try:
-                connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=5)
                 connection.connect()
                 connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 while not self._stop.is_set():
