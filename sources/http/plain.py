@@ -36,7 +36,7 @@ def event_of(
     data = {
         "method": request.method,
         "path": path,
-        "query": _query(request.rel_url.raw_query_string),
+        "query": _query(text) if (text := request.rel_url.raw_query_string) else {},
         "headers": headers(request.headers),
         **_body(media or request.headers.get("Content-Type") or "", body),
     }
