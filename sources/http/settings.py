@@ -182,6 +182,18 @@ class HttpSource(SourceSettings):
             key: f"{directory / path} does not exist" for key, path in files.items() if not (directory / path).is_file()
         }
 
+    def conflicts(self, earlier: Mapping[str, SourceSettings]) -> Mapping[str, str]:
+        """Sources that share `listen` differ by `path`, and agree in what belongs to the address."""
+        found: dict[str, str] = {}
+        for name, other in earlier.items():
+            if isinstance(other, HttpSource) and other.listen == self.listen:
+                if other.path == self.path:
+                    found["path"] = f'"{name}" has this path at the same address'
+                for key in ("tls", "idle", "max_connections"):
+                    if getattr(other, key) != getattr(self, key):
+                        found[key] = f'must be the same as in "{name}", which shares the address'
+        return found
+
     def open(self, context: Context) -> AbstractAsyncContextManager[Source]:
         return _opened(self, context)
 

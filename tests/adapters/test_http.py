@@ -11,10 +11,11 @@ import aiohttp
 import pytest
 
 from headrace.capture import JournalPort, SourceCapture
-from headrace.errors import Fatal, Transient
+from headrace.errors import Fatal, SettingsError, Transient
 from headrace.event import Event
 from headrace.journal.memory import MemoryJournal
 from headrace.protocols import Diagnoses, Lines, Write
+from headrace.settings_file import load
 from headrace.testing import MemoryCapture, make_context
 from headrace.testing.leaks import eventually, nothing_left
 from tests.fixtures.inlet import Inlet
@@ -227,6 +228,17 @@ def test_conflicts_on_one_address_are_fatal(tmp_path: Path, options: dict[str, A
             assert await one.post(path="/one") == 202
 
     asyncio.run(run())
+
+
+def test_conflicts_are_mistakes_of_the_file(tmp_path: Path) -> None:
+    table = '[sources.{}]\ntype = "http"\nlisten = "127.0.0.1:8080"\npath = "{}"\n{}\n'
+    file = tmp_path / "headrace.toml"
+    file.write_text(table.format("a", "/a", "") + table.format("b", "/a", "") + table.format("c", "/c", 'idle = "7s"'))
+    with pytest.raises(SettingsError) as caught:
+        load(file, {})
+    same, idle = caught.value.problems
+    assert (same.path, same.line) == ("sources.b.path", 9)
+    assert (idle.path, idle.line) == ("sources.c.idle", 15)
 
 
 def test_an_address_in_use_is_tried_again(tmp_path: Path) -> None:
