@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import ssl
 from asyncio import AbstractEventLoop
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary
 
 from aiohttp import web
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web_protocol import RequestHandler, RequestPayloadError
 
 from headrace.errors import Fatal, Transient
+from headrace.protocols import Logger
 from headrace.sources.http.refusal import Refused, busy
 from headrace.sources.http.settings import HttpSource
 from headrace.units import parse_address
@@ -24,7 +27,7 @@ Handler: TypeAlias = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 LEFT: Final = 60.0  # seconds for which the path of a source that stopped answers "later", not "unknown"
 GRACE: Final = 2.0  # seconds for requests in hand when the last source leaves
-LINGER: Final = 2.0  # seconds of reading on after a refusal, so that the client sees the answer
+LINGER: Final = 1.0  # seconds of reading on after a refusal, so that the client sees the answer
 BUFFER: Final = 32 << 10  # bytes read ahead for each connection
 TOO_MANY: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
@@ -46,39 +49,59 @@ class Terms(NamedTuple):
         return cls(cert, key, settings.max_connections, settings.idle)
 
 
+class _Log(logging.Logger):
+    """What aiohttp has to say: a fault of ours is told, one of a client's is its answer alone."""
+
+    def __init__(self, log: Logger) -> None:
+        super().__init__(__name__)
+        self._told = log
+
+    def exception(self, msg: object, *args: object, exc_info: Any = True, **_: Any) -> None:
+        if not isinstance(exc_info, HttpProcessingError | RequestPayloadError):
+            self._told.error("a request failed unexpectedly", what=str(msg) % args, exc_info=exc_info)
+
+
 class _Server(web.Server):
     """A server that turns away connections beyond a number."""
 
-    def __init__(self, handler: Handler, terms: Terms) -> None:
+    def __init__(self, handler: Handler, terms: Terms, log: Logger) -> None:
         # `idle` also ends a connection that never completes the head of a request.
         super().__init__(
             handler,
             access_log=None,
+            logger=_Log(log),
             auto_decompress=False,
             keepalive_timeout=terms.idle,
             lingering_time=LINGER,
             read_bufsize=BUFFER,
         )
         self._max = terms.max_connections
+        # aiohttp's own list keeps a connection that has gone until its handler ends.
+        self._live: set[RequestHandler] = set()
 
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
-        if len(self._connections) >= self._max:
+        if len(self._live) >= self._max:
             transport.write(TOO_MANY)
             handler.force_close()
         else:
+            self._live.add(handler)
             super().connection_made(handler, transport)
+
+    def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
+        self._live.discard(handler)
+        super().connection_lost(handler, exc)
 
 
 class Listener:
     """One address. `mount` gives a path to a source; the most specific path gets a request."""
 
-    def __init__(self, address: str, terms: Terms) -> None:
+    def __init__(self, address: str, terms: Terms, log: Logger) -> None:
         self.address = address
         self.terms = terms
         self.users = 0
         self._routes: dict[str, Handler] = {}
         self._left: dict[str, float] = {}
-        self._server = _Server(self._dispatch, terms)
+        self._server = _Server(self._dispatch, terms, log)
         self._socket: asyncio.Server | None = None
 
     async def open(self) -> None:
@@ -167,7 +190,7 @@ class Listeners:
         return _listeners.setdefault(asyncio.get_running_loop(), cls())
 
     @asynccontextmanager
-    async def shared(self, address: str, terms: Terms) -> AsyncIterator[Listener]:
+    async def shared(self, address: str, terms: Terms, log: Logger) -> AsyncIterator[Listener]:
         """The listener of an address, opened by its first user and closed by its last.
 
         Raises `Fatal` where another source uses the address on other terms.
@@ -175,7 +198,7 @@ class Listeners:
         async with self._changing:
             listener = self._open.get(address)
             if listener is None:
-                listener = Listener(address, terms)
+                listener = Listener(address, terms, log)
                 await listener.open()
                 self._open[address] = listener
             elif listener.terms != terms:

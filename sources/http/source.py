@@ -49,7 +49,7 @@ class Http:
     async def opened(cls, settings: HttpSource, context: Context, fetch: Fetch | None = None) -> AsyncIterator[Http]:
         """Listening; until `run`, requests are told to come again. Raises `Transient` or `Fatal`."""
         terms = Terms.of(settings, context.directory)
-        async with Listeners.here().shared(settings.listen, terms) as listener:
+        async with Listeners.here().shared(settings.listen, terms, context.log) as listener:
             source = cls(settings, context, listener, fetch)
             listener.mount(settings.path, source.handle)
             try:
