@@ -99,6 +99,7 @@ class Listener:
         self.address = address
         self.terms = terms
         self.users = 0
+        self._log = log
         self._routes: dict[str, Handler] = {}
         self._left: dict[str, float] = {}
         self._server = _Server(self._dispatch, terms, log)
@@ -107,7 +108,7 @@ class Listener:
     async def open(self) -> None:
         host, port = parse_address(self.address)
         loop = asyncio.get_running_loop()
-        context = tls_context(self.terms)
+        context = renewing(self.terms, self._log)
         patience = self.terms.idle if context else None
         try:
             self._socket = await loop.create_server(
@@ -167,6 +168,36 @@ def tls_context(terms: Terms) -> ssl.SSLContext | None:
         reason = getattr(error, "reason", None) or error.strerror or error
         raise Fatal(f"{terms.cert} and {terms.key}: {reason}", hint="PEM files of a certificate and its key") from None
     return context
+
+
+def renewing(terms: Terms, log: Logger) -> ssl.SSLContext | None:
+    """As `tls_context`; the files are read again when they have changed, for the connections after the next."""
+    context = tls_context(terms)
+    if context is None:
+        return None
+    seen = _stamps(terms)
+
+    def look(_connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+        nonlocal seen
+        found = _stamps(terms)
+        if found == seen:
+            return
+        seen = found
+        try:
+            tls_context(terms)  # into another context first: half of a pair must not replace what works
+            context.load_cert_chain(str(terms.cert), terms.key)
+        except Fatal as error:
+            log.warning("the renewed certificate cannot be used; the old one stays", error=str(error))
+        else:
+            log.info("certificate renewed", cert=str(terms.cert))
+
+    context.sni_callback = look  # called at every handshake, with or without a name
+    return context
+
+
+def _stamps(terms: Terms) -> list[int]:
+    """When the files were last changed; 0 for one that is not there."""
+    return [path.stat().st_mtime_ns if path and path.exists() else 0 for path in (terms.cert, terms.key)]
 
 
 def _cannot_listen(address: str, error: OSError) -> Fatal | Transient:

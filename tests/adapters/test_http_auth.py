@@ -305,12 +305,17 @@ def test_addresses_from_messages_lead_to_public_places_only() -> None:
 # TLS.
 
 
-def test_tls(tmp_path: Path) -> None:
+def write_pair(folder: Path) -> ssl.SSLContext:
+    """A new key and its certificate; returns who trusts it."""
     key = generate_private_key(65_537, 2_048)
     form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    (tmp_path / "key.pem").write_bytes(key.private_bytes(*form))
-    (tmp_path / "cert.pem").write_bytes(certificate(key, "127.0.0.1"))
-    trust = ssl.create_default_context(cafile=tmp_path / "cert.pem")
+    (folder / "key.pem").write_bytes(key.private_bytes(*form))
+    (folder / "cert.pem").write_bytes(certificate(key, "127.0.0.1"))
+    return ssl.create_default_context(cafile=folder / "cert.pem")
+
+
+def test_tls(tmp_path: Path) -> None:
+    trust = write_pair(tmp_path)
 
     async def run() -> None:
         inlet = Inlet(tmp_path, tls={"cert": "cert.pem", "key": "key.pem"})
@@ -322,6 +327,24 @@ def test_tls(tmp_path: Path) -> None:
         with pytest.raises(Fatal, match=r"cert\.pem"):
             async with inlet.running():
                 pass
+
+    asyncio.run(run())
+
+
+def test_a_renewed_certificate_is_read(tmp_path: Path) -> None:
+    old = write_pair(tmp_path)
+
+    async def run() -> None:
+        inlet = Inlet(tmp_path, tls={"cert": "cert.pem", "key": "key.pem"})
+        async with inlet.running():
+            whole = (tmp_path / "cert.pem").read_bytes()
+            (tmp_path / "cert.pem").write_bytes(whole[:100])
+            for _ in range(2):
+                assert (await inlet.request("POST", b"{}", scheme="https", ssl=old))[0] == 202
+            new = write_pair(tmp_path)
+            assert (await inlet.request("POST", b"{}", scheme="https", ssl=old))[0] == 202
+            assert (await inlet.request("POST", b"{}", scheme="https", ssl=new))[0] == 202
+        assert [event for level, event, _ in inlet.log.records if level == "info"][-1] == "certificate renewed"
 
     asyncio.run(run())
 
