@@ -202,5 +202,4 @@ class HttpSource(SourceSettings):
 async def _opened(settings: HttpSource, context: Context) -> AsyncIterator[Source]:
     from headrace.sources.http.source import Http  # aiohttp is loaded only where it is used
 
-    async with Http.opened(settings, context) as source:
-        yield source
+    yield Http(settings, context)

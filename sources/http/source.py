@@ -11,10 +11,11 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
+from headrace.errors import Fatal, Transient
 from headrace.protocols import Capture, Context, Finding
 from headrace.sources.http import cloudevents, plain
 from headrace.sources.http.committer import Committer
-from headrace.sources.http.listener import Listener, Listeners, Terms
+from headrace.sources.http.listener import Listeners, Terms
 from headrace.sources.http.parcel import TYPES, Item
 from headrace.sources.http.refusal import Refused, accepted, busy
 from headrace.sources.http.settings import HttpSource
@@ -31,10 +32,10 @@ LONGEST_ID: Final = 256
 class Http:
     """One path of one listener. Also `Diagnoses` and `Describes`."""
 
-    def __init__(self, settings: HttpSource, context: Context, listener: Listener, fetch: Fetch | None = None) -> None:
+    def __init__(self, settings: HttpSource, context: Context, fetch: Fetch | None = None) -> None:
         self._settings = settings
         self._context = context
-        self._listener = listener
+        self._terms = Terms.of(settings, context.directory)
         self._proof = proof(settings.auth, context.clock)
         sns = settings.auth.sns if settings.auth else None
         self._sns = Sns(sns, context.log, fetch) if sns else None
@@ -44,42 +45,50 @@ class Http:
         self._in_hand = 0
         self._committer: Committer | None = None
 
-    @classmethod
-    @asynccontextmanager
-    async def opened(cls, settings: HttpSource, context: Context, fetch: Fetch | None = None) -> AsyncIterator[Http]:
-        """Listening; until `run`, requests are told to come again. Raises `Transient` or `Fatal`."""
-        terms = Terms.of(settings, context.directory)
-        async with Listeners.here().shared(settings.listen, terms, context.log) as listener:
-            source = cls(settings, context, listener, fetch)
-            listener.mount(settings.path, source.handle)
-            try:
-                yield source
-            finally:
-                listener.unmount(settings.path)
-
     def schemas(self) -> Mapping[str, Mapping[str, Any]]:
         return {plain.SCHEMA: plain.REQUEST_SCHEMA}
 
     async def diagnose(self) -> AsyncIterator[Finding]:
         host, _ = parse_address(self._settings.listen)
-        scheme = "https" if self._settings.tls else "http"
-        yield Finding("ok", f"listens on {scheme}://{self._settings.listen}{self._settings.path}")
+        yield await self._reachable()
         if self._settings.auth is None and not is_loopback(host):
             yield Finding("warning", "anyone who reaches this address may post events", "set auth")
         if self._settings.auth is not None and self._settings.tls is None and not is_loopback(host):
-            yield Finding(
-                "warning", "secrets and bodies travel in the clear", "set tls, or put a proxy with TLS before it"
-            )
+            yield Finding("warning", "secrets and bodies travel in the clear", "set tls, or put a proxy before it")
+
+    async def _reachable(self) -> Finding:
+        """Whether the address can be listened on; one in use may well be ours, in the running daemon."""
+        scheme = "https" if self._settings.tls else "http"
+        address = f"{scheme}://{self._settings.listen}{self._settings.path}"
+        try:
+            async with Listeners.here().shared(self._settings.listen, self._terms, self._context.log):
+                return Finding("ok", f"can listen on {address}")
+        except Transient as error:
+            return Finding("warning", error.message, "nothing, where the daemon that runs is what listens there")
+        except Fatal as error:
+            return Finding("error", error.message, error.hint)
 
     async def run(self, out: Capture) -> None:
+        """Listens until cancelled. Raises `Transient` or `Fatal` where the address cannot be listened on."""
         settings, clock = self._settings, self._context.clock
         window = await Window.load(out.state, settings.window.time, settings.window.max, clock.time())
         self._committer = Committer(self._context.name, out, window, clock, settings.accept)
-        self._context.log.info("listening", listen=settings.listen, path=settings.path)
         try:
-            await self._committer.run()
+            async with self._mounted():
+                self._context.log.info("listening", listen=settings.listen, path=settings.path)
+                await self._committer.run()
         finally:
             self._committer = None
+
+    @asynccontextmanager
+    async def _mounted(self) -> AsyncIterator[None]:
+        path = self._settings.path
+        async with Listeners.here().shared(self._settings.listen, self._terms, self._context.log) as listener:
+            listener.mount(path, self.handle)
+            try:
+                yield
+            finally:
+                listener.unmount(path)
 
     # One request.
 

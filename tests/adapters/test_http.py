@@ -289,7 +289,7 @@ def test_slow_clients_are_cut_off(tmp_path: Path) -> None:
             )
             assert (silent, head) == (b"", b"")
             assert body.startswith(b"HTTP/1.1 408")
-            await eventually(lambda: not inlet.source._listener._server.connections, "no connection is left")
+            await eventually(lambda: not inlet.connections, "no connection is left")
             assert inlet.events == []
             assert await inlet.post() == 202
 
@@ -324,16 +324,14 @@ def test_too_many_connections(tmp_path: Path) -> None:
         inlet = Inlet(tmp_path, max_connections=5)
         async with inlet.running():
             held = [await asyncio.open_connection("127.0.0.1", inlet.port) for _ in range(5)]
-            connections = inlet.source._listener._server.connections
-            await eventually(lambda: len(inlet.source._listener._server.connections) == 5, "five are connected")
+            await eventually(lambda: inlet.connections == 5, "five are connected")
             answer = await inlet.raw(b"")
             assert answer.startswith(b"HTTP/1.1 503")
             assert b"Retry-After" in answer
             for _, writer in held:
                 writer.close()
-            await eventually(lambda: not inlet.source._listener._server.connections, "all have left")
+            await eventually(lambda: not inlet.connections, "all have left")
             assert await inlet.post() == 202
-            assert len(connections) == 5
 
     asyncio.run(run())
 
@@ -449,17 +447,22 @@ def test_an_event_too_large_for_the_journal_refuses_its_request_alone(tmp_path: 
     asyncio.run(run())
 
 
-def test_requests_before_the_source_runs_are_told_to_come_again(tmp_path: Path) -> None:
-    async def run() -> None:
+def test_diagnose(tmp_path: Path) -> None:
+    async def run() -> list[str]:
         inlet = Inlet(tmp_path)
-        context = make_context(tmp_path)
-        async with inlet.settings.open(context) as source:
-            status, _, headers = await inlet.request("POST")
-            assert (status, headers["Retry-After"]) == (503, "5")
-            assert isinstance(source, Diagnoses)
-            assert [finding.level async for finding in source.diagnose()] == ["ok"]
+        open_to_all = Inlet(tmp_path, listen=f"0.0.0.0:{inlet.port}")
+        broken = Inlet(tmp_path, tls={"cert": "none.pem", "key": "none.pem"})
+        levels: list[str] = []
+        server = await asyncio.start_server(lambda *_: None, "127.0.0.1", inlet.port)
+        for each in (inlet, open_to_all, broken):
+            async with each.settings.open(make_context(tmp_path)) as source:
+                assert isinstance(source, Diagnoses)
+                levels += [finding.level async for finding in source.diagnose()]
+            server.close()
+            await server.wait_closed()
+        return levels
 
-    asyncio.run(run())
+    assert asyncio.run(run()) == ["warning", "ok", "warning", "error"]
 
 
 # Repeated ids.

@@ -1,7 +1,10 @@
 """The HTTP source keeps what every source must. Its origin is a sender that repeats what was not answered 202."""
 
 import http.client
+import socket
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from queue import Queue
 
@@ -67,3 +70,9 @@ class TestHttpSource(SourceConformance):
     def change_again(self, tmp_path: Path, number: int) -> None:
         self._again += 1
         self._sender.send(f"/{number}", f"{tmp_path.name}-{number}-again-{self._again}")
+
+    @contextmanager
+    def outage(self, tmp_path: Path) -> Iterator[None]:
+        """Another program has the address."""
+        with socket.create_server(("127.0.0.1", self._port)):
+            yield
