@@ -113,6 +113,10 @@ class SourceSettings(Settings):
     def problems(self, directory: Path) -> Mapping[str, str]:
         return {}
 
+    def conflicts(self, earlier: Mapping[str, SourceSettings]) -> Mapping[str, str]:
+        """What does not go together with the sources before this one in the file: messages by key."""
+        return {}
+
 
 class Retry(Settings):
     """Exponential with full jitter, from `initial` to `max`.

@@ -107,6 +107,7 @@ class _Reader:
         config = self._typed()
         self._check_unique_names()
         self._check_on(config.consumers)
+        self._check_together(config.sources)
         if strict:
             self._look_outside(config)
         return None if self.problems else config
@@ -250,6 +251,13 @@ class _Reader:
             return ""
         known = did_you_mean(wanted, [f"{source}.{each}" for each in events])
         return f'source "{source}" has no event "{event}"' + (known or f"; it has {listed(sorted(events))}")
+
+    def _check_together(self, sources: Mapping[str, SourceSettings]) -> None:
+        earlier: dict[str, SourceSettings] = {}
+        for name, settings in sources.items():
+            for key, message in settings.conflicts(earlier).items():
+                self._add_scrubbed(("sources", name), tuple(key.split(".")), message)
+            earlier[name] = settings
 
     def _look_outside(self, config: Config) -> None:
         for section in _GROUPS:

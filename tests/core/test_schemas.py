@@ -16,6 +16,19 @@ SETTINGS = """
 [sources.files]
 type = "filesystem"
 path = "."
+
+[sources.clock]
+type = "cron"
+every = "1h"
+
+[sources.hooks]
+type = "http"
+listen = "127.0.0.1:0"
+
+[sources.notifications]
+type = "postgres-notify"
+dsn = "host=localhost"
+channels = ["jobs"]
 """
 
 

@@ -100,9 +100,12 @@ for group in "sources", "sinks", "contracts":
     assert Path(place).is_relative_to(tmp_path / "env")
     assert sorted(lines[1:]) == [
         "command headrace.handlers.command CommandHandler",
+        "cron headrace.sources.cron CronSource",
         "file headrace.sinks.file FileSink",
         "filesystem headrace.sources.filesystem FilesystemSource",
         "function headrace.handlers.function FunctionHandler",
+        "http headrace.sources.http HttpSource",
+        "postgres-notify headrace.sources.postgres_notify PostgresNotifySource",
         "stdout headrace.sinks.stdout StdoutSink",
     ]
     assert "0.1.0" in run(python.with_name("headrace"), "--version")

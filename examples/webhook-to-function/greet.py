@@ -1,0 +1,3 @@
+def greet(event):
+    body = event.data["body"]
+    print("Hello,", body.get("name", "stranger") if isinstance(body, dict) else "stranger")

@@ -1,0 +1,5 @@
+"""The clock: every nominal tick of a schedule, once."""
+
+from headrace.sources.cron.settings import CronSource
+
+__all__ = ["CronSource"]
