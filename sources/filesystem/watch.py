@@ -14,7 +14,7 @@ import select
 import threading
 from contextlib import suppress
 from struct import Struct
-from time import monotonic
+from time import monotonic, sleep
 from typing import Final, NamedTuple, Self
 
 from watchdog.observers.inotify_c import InotifyConstants as In
@@ -27,6 +27,8 @@ from headrace.sources.filesystem.node import Node
 
 BUFFER: Final = 1 << 18
 PAIRING: Final = 0.005  # seconds that a move-out waits for its other half, holding up nothing but itself
+GATHER: Final = 0.002  # seconds that more is left to gather in a torrent: a wake-up for each event slows its writer too
+TORRENT: Final = 16  # reads in a row, each soon after the last, that make a torrent
 
 _EVENT: Final = Struct("iIII")
 _WANTED: Final = (
@@ -200,14 +202,18 @@ class Watcher:
         poller = select.poll()
         poller.register(self._fd, select.POLLIN)
         poller.register(self._stop_r, select.POLLIN)
+        in_a_row, last = 0, 0.0
         while True:
             ready = poller.poll(PAIRING * 1000 if self._halves else None)
             if any(descriptor == self._stop_r for descriptor, _ in ready):
                 return
+            in_a_row = in_a_row + 1 if monotonic() - last < GATHER * 2 else 0
+            if in_a_row > TORRENT:
+                sleep(GATHER)
             with self._lock:
                 if ready:
                     self._handle(os.read(self._fd, BUFFER))
-                self._expire(monotonic() - PAIRING)
+                self._expire((last := monotonic()) - PAIRING)
 
     def _handle(self, data: bytes) -> None:
         """One read of the descriptor. What has a name follows; the rest is about a watch itself."""

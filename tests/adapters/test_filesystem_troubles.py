@@ -1,0 +1,157 @@
+"""What goes wrong around a watched tree, live: reported, nothing made up, and healed when the cause goes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from headrace.event import Event
+from headrace.sources.filesystem import follow
+from tests.adapters.filesystem_runs import Run, listed, rebuilt, until
+from tests.fixtures.daemon import environment
+from tests.fixtures.daemon import until as eventually
+from tests.fixtures.users import unprivileged
+
+BLIND = "the limit of watches is reached"
+SETTINGS = """
+[sources.tree]
+type = "filesystem"
+path = "tree"
+snapshot = "initial"
+poll = "200ms"
+
+[sinks.audit]
+type = "file"
+path = "audit.jsonl"
+start = "earliest"
+"""
+
+
+def did(*command: str | Path) -> bool:
+    return subprocess.run(command, check=False, capture_output=True).returncode == 0
+
+
+def test_permission_lost_and_regained_while_it_runs() -> None:
+    async def main(folder: Path) -> None:
+        run = Run(folder, {"snapshot": "initial", "rescan": "1s"})
+        (run.tree / "d").mkdir(parents=True)
+        (run.tree / "d/x").write_text("x")
+        async with run.running():
+            await until(lambda: len(run.all) == 2)
+            (run.tree / "d").chmod(0)
+            await until(lambda: run.told("a directory cannot be read, what is in it is left as it was") > 0)
+            assert len(run.all) == 2
+            (run.tree / "d").chmod(0o700)
+            (run.tree / "d/y").write_text("x")
+            (run.tree / "d/x").unlink()
+            await run.agrees()
+        assert set(run.since(2)) == {("created", "d/y"), ("deleted", "d/x")}
+
+    with unprivileged() as folder:
+        asyncio.run(main(folder))
+
+
+@contextmanager
+def bound(store: Path, tree: Path) -> Iterator[None]:
+    """The store mounted on the tree."""
+    if not did("mount", "--bind", store, tree):
+        pytest.skip("mounting takes root: run as root, with CAP_SYS_ADMIN")
+    try:
+        yield
+    finally:
+        assert did("umount", tree)
+
+
+def test_a_root_unmounted_and_mounted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follow, "PRESENCE_IDLE", 0.2)  # a bound directory goes without a notification
+
+    async def main() -> None:
+        run = Run(tmp_path, {"snapshot": "initial"})
+        run.tree.mkdir()
+        store = tmp_path / "store"
+        store.mkdir()
+        (store / "a").write_text("x")
+        (store / "b").write_text("x")
+        with bound(store, run.tree):
+            context = run.running()
+            await context.__aenter__()
+            await until(lambda: len(run.all) == 2)
+        try:
+            await until(lambda: run.told("the watched directory is gone") == 1)
+            await until(lambda: run.told("waiting for the watched directory") == 1)
+            (store / "a").unlink()
+            assert len(run.all) == 2
+            with bound(store, run.tree):
+                await until(lambda: run.since(2) == [("deleted", "a")])
+                (run.tree / "c").write_text("x")
+                await run.agrees()
+                await context.__aexit__(None, None, None)
+        except BaseException:
+            await context.__aexit__(*sys.exc_info())
+            raise
+
+    asyncio.run(main())
+
+
+def test_a_slow_writer_during_an_overflow_is_one_created(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headrace.sources.filesystem.hints.Hints.__init__.__defaults__", (500,))
+
+    async def main() -> None:
+        run = Run(tmp_path)
+        run.tree.mkdir()
+        async with run.running():
+            with (run.tree / "slow").open("w") as slow:
+                for number in range(5_000):
+                    slow.write("line\n")
+                    slow.flush()
+                    (run.tree / str(number)).write_text("x")
+                await until(lambda: run.told("compared with the tree") > 1)
+                await until(lambda: len(run.all) == 5_000, 30)
+                assert run.told("notifications were lost in a burst: the whole tree is compared") > 0
+                assert "slow" not in {path for _, path in run.all}
+                slow.write("the end")
+            await run.agrees()
+        assert [(it.type, it.data["size"]) for it in run.capture.events if it.subject == "slow"] == [
+            ("headrace.filesystem.created", 5 * 5_000 + 7)
+        ]
+
+    asyncio.run(main())
+
+
+def test_the_limit_of_watches_reached_and_left(tmp_path: Path) -> None:
+    """A real limit: that of a user namespace of the daemon's own."""
+    limited = ("unshare", "-Ur", "sh", "-c", 'echo 12 > /proc/sys/user/max_inotify_watches && exec "$@"', "-")
+    if not did(*limited, "true"):
+        pytest.skip("user namespaces are not allowed here, or `unshare` is missing: apt install util-linux")
+    tree, audit, log = tmp_path / "tree", tmp_path / "audit.jsonl", tmp_path / "daemon.log"
+    (tmp_path / "headrace.toml").write_text(SETTINGS)
+    for number in range(20):
+        (tree / f"{number:02}").mkdir(parents=True)
+
+    def same() -> bool:
+        lines = audit.read_bytes().rpartition(b"\n")[0].splitlines() if audit.exists() else []
+        return rebuilt([Event.parse(line) for line in lines]) == listed(tree)
+
+    with log.open("wb") as output:
+        command = [*limited, sys.executable, "-m", "headrace", "run", "-c", "headrace.toml"]
+        process = subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=output, stderr=output)
+        try:
+            eventually(lambda: BLIND in log.read_text(), "the limit is reported")
+            for number in range(20):
+                (tree / f"{number:02}/file").write_text("x")
+            eventually(same, "what is not watched is polled")
+            for number in range(10, 20):
+                os.remove(tree / f"{number}/file")
+                (tree / f"{number}").rmdir()
+            eventually(lambda: "every directory is watched again" in log.read_text(), "healed")
+            eventually(same, "the tree is right")
+        finally:
+            process.kill()
+            process.wait()
