@@ -182,7 +182,7 @@ def listed_by_find(tree: Path) -> float:
 
 
 def tree(folder: Path, files: int, folders: int, idle: float) -> Figures:
-    """An unchanged tree compared at start, alternating with `find`; then what the daemon costs while nothing happens."""
+    """An unchanged tree compared at start, alternating with `find`; then what the idle daemon costs."""
     house = House(folder)
     fill(house.tree, files, folders)
     what = f"{files:,} files {'nested' if folders else 'flat'}"

@@ -13,7 +13,10 @@ from pathlib import Path
 import pytest
 
 from headrace.event import Event
-from headrace.sources.filesystem import follow
+from headrace.sources.filesystem import (
+    follow,
+    watch,  # noqa: F401 -- loaded before a test becomes a user who may not read where Python is
+)
 from tests.adapters.filesystem_runs import Run, listed, rebuilt, until
 from tests.fixtures.daemon import environment
 from tests.fixtures.daemon import until as eventually
