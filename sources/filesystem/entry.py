@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import stat
+import struct
 from collections.abc import Callable
 from os import stat_result
-from struct import Struct
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 Kind: TypeAlias = Literal["file", "directory", "symlink", "other"]
@@ -15,7 +15,7 @@ FILE, DIRECTORY, SYMLINK, OTHER = range(4)
 LINKED: Final = 1  # flag: the file has further names
 
 # kind, flags, device, inode, size, mtime and ctime in ns since 1970
-_ROW: Final = Struct("<BBQQQqq")
+_ROW: Final = struct.Struct("<BBQQQqq")
 ROW_SIZE: Final = _ROW.size  # a fingerprint may follow
 _KIND_OF: Final = {stat.S_IFREG: FILE, stat.S_IFDIR: DIRECTORY, stat.S_IFLNK: SYMLINK}
 _LEAST, _MOST = -(1 << 63), (1 << 63) - 1
@@ -45,8 +45,11 @@ def packer(root_device: int) -> Callable[[stat_result], bytes]:
         kind = _KIND_OF.get(st.st_mode & 0o170000, OTHER)
         if kind == DIRECTORY:
             return pack(DIRECTORY, 0, device, st.st_ino, 0, 0, 0)
-        flags = LINKED if st.st_nlink > 1 else 0
-        return pack(kind, flags, device, st.st_ino, st.st_size, _time(st.st_mtime_ns), _time(st.st_ctime_ns))
+        flags, inode, size = LINKED if st.st_nlink > 1 else 0, st.st_ino, st.st_size
+        try:
+            return pack(kind, flags, device, inode, size, st.st_mtime_ns, st.st_ctime_ns)
+        except struct.error:
+            return pack(kind, flags, device, inode, size, _time(st.st_mtime_ns), _time(st.st_ctime_ns))
 
     return packed
 

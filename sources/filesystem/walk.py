@@ -8,10 +8,10 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from stat import S_ISDIR
 from typing import IO, Final
 
 from headrace.inventory import PAGE, Found
+from headrace.sources.filesystem.entry import DIRECTORY
 from headrace.sources.filesystem.names import Visibility, key_of
 
 CHUNK: Final = 50_000  # names of one directory held at once, about 5 MB; more are sorted through a temporary file
@@ -56,20 +56,19 @@ class Walker:
 
     def _fill(self, page: list[Found], parent: bytes, names: Iterator[bytes], limit: int) -> bool:
         """Take names until a directory is entered or the page is full (True), or until there are none (False)."""
-        root, pack, shows = self._root, self._pack, self._visible.shows
-        everything = self._visible.all
+        pack, shows, everything = self._pack, self._visible.shows, self._visible.all
+        lstat, folder, keys = os.lstat, self._root + parent, key_of(parent)
         for name in names:
-            path = parent + name
             try:
-                st = os.lstat(root + path)
+                value = pack(lstat(folder + name))
             except FileNotFoundError:
                 continue
             except OSError as error:  # a directory that may be read and not searched, a disk that fails
                 self.unreadable[parent[:-1]] = error
                 continue
-            if everything or shows(path):
-                page.append((key_of(path), pack(st)))
-            if (S_ISDIR(st.st_mode) and self._descend(path)) or len(page) >= limit:
+            if everything or shows(parent + name):
+                page.append((keys + name, value))
+            if (value[0] == DIRECTORY and self._descend(parent + name)) or len(page) >= limit:
                 return True
         return False
 

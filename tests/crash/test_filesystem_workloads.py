@@ -223,7 +223,7 @@ def renaming(tree: Path, _: Path, number: int) -> None:
     (tree / "d").mkdir(exist_ok=True)
     (tree / "d/in").write_text("x" * number)
     (tree / "a").write_text("x" * number)
-    for _ in range(100):
+    for _turn in range(100):
         (tree / "a").rename(tree / "b")
         (tree / "b").rename(tree / "a")
         (tree / "d").rename(tree / "e")
