@@ -74,4 +74,5 @@ def _of_bucket(bucket: str, scope: Scope, store: Store) -> list[Probe]:
 async def _first_page(bucket: str, scope: Scope, store: Store) -> None:
     versions = await store.versioned(bucket)
     async with aclosing(store.pages(bucket, scope, versions=versions)) as pages:
-        await anext(pages, None)
+        async for _ in pages:
+            return

@@ -18,6 +18,7 @@ from headrace.sources.objects.scope import Scope
 from headrace.sources.objects.store import Store
 
 GROUP: Final = 500  # hints acted on before the loop is given to others
+POLL: Final = 5.0  # seconds between comparisons where the server holds notifications back
 ABSENT: Final = 5.0  # seconds between looks for a bucket that is not there
 
 
@@ -106,11 +107,17 @@ class Follower:
         if self._reconcile is None:
             if monotonic() < self._due or not self._hints.connected:
                 return False
-            self._due = monotonic() + self._relist
+            self._due = monotonic() + self._interval()
             await self._begin()
         if self._reconcile is not None and not await self._reconcile.step():
             self._end(self._reconcile)
         return True
+
+    def _interval(self) -> float:
+        """Seconds between two comparisons; fewer where the server tells late."""
+        if not self._hints.held_back:
+            return self._relist
+        return min(self._relist, max(POLL, 10 * self._took))
 
     async def _begin(self) -> None:
         self._began = monotonic()

@@ -33,6 +33,7 @@ class Hints:
         self._awaited: set[object] = set()
         self._listing = False
         self.overflows = 0
+        self.held_back: set[object] = set()  # streams whose server tells late
         self.woken = asyncio.Event()
 
     @property

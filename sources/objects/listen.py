@@ -30,9 +30,12 @@ from headrace.sources.objects.records import Hint, Record, hint_of, parse
 
 PING: Final = 1  # seconds between keepalives; the server's answer begins with the first
 SILENCE: Final = 10.0  # seconds without a keepalive, after which the connection counts as dead
+HEADERS: Final = 5.0  # seconds without any answer, after which the server counts as one that holds back
+PATIENCE: Final = 600.0  # seconds without a byte from such a server: its 4 KiB fill with 17 bytes a second
 AGAIN: Final = 5.0  # seconds between looks for a bucket that is not there
 SHORT: Final = 1.0  # seconds: a connection that lived no longer is not made again at once
 EVENTS: Final = ("s3:ObjectCreated:*", "s3:ObjectRemoved:*", "s3:LifecycleDelMarkerExpiration:Delete")
+HELD_BACK: Final = "a regression of MinIO builds since 2025-10-24, mended in its forks: use another build"
 BUCKETS: Final = ("s3:BucketCreated:*",)
 
 
@@ -49,7 +52,7 @@ class Connection:
     async def get(self, bucket: str, query: Sequence[tuple[str, str]]) -> AsyncIterator[aiohttp.ClientResponse]:
         """The answer to a signed request. Raises `Transient` or `Fatal` where it is no success."""
         url = urlunsplit((*urlsplit(f"{self.endpoint}/{bucket}")[:3], _encoded(query), ""))
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=SILENCE, sock_read=SILENCE)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=SILENCE, sock_read=None)
         connector = aiohttp.TCPConnector(ssl=self._tls if self._tls is not None else True, force_close=True)
         try:
             async with (
@@ -150,12 +153,35 @@ class Listener:
     async def _listen(self, hints: Hints) -> None:
         """Until the stream ends, which is an error whatever its reason."""
         reader = LineReader()
-        async with self._connection.get(self._bucket, self._query) as response:
-            hints.arrived(self)
-            async for chunk in response.content.iter_any():
-                if lines := reader.feed(chunk):
-                    self._take(lines, hints)
+        timer = asyncio.get_running_loop().call_later(HEADERS, self._held_back, hints)
+        try:
+            async with asyncio.timeout(PATIENCE) as silence:
+                async with self._connection.get(self._bucket, self._query) as response:
+                    timer.cancel()
+                    hints.arrived(self)
+                    await self._read(response, reader, hints, silence)
+        except TimeoutError as error:
+            raise Transient("the listen stream fell silent") from error
+        finally:
+            timer.cancel()
         raise Transient("the server closed the listen stream" + (" within a line" if reader.unfinished else ""))
+
+    async def _read(
+        self, response: aiohttp.ClientResponse, reader: LineReader, hints: Hints, silence: asyncio.Timeout
+    ) -> None:
+        loop, patience = asyncio.get_running_loop(), PATIENCE if self in hints.held_back else SILENCE
+        silence.reschedule(loop.time() + patience)
+        while chunk := await response.content.readany():
+            silence.reschedule(loop.time() + patience)
+            if lines := reader.feed(chunk):
+                self._take(lines, hints)
+
+    def _held_back(self, hints: Hints) -> None:
+        """No answer, not even a keepalive: what is told comes when the server's buffer is full."""
+        if self not in hints.held_back:
+            self._log.warning("the server holds notifications back; the buckets are compared instead", hint=HELD_BACK)
+        hints.held_back.add(self)
+        hints.arrived(self)
 
     def _take(self, lines: Sequence[bytes], hints: Hints) -> None:
         if lines[0].startswith(b"<"):  # a server that ignores `events` lists the bucket

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 from minio.credentials.providers import ChainedProvider, EnvAWSProvider, EnvMinioProvider, Provider, StaticProvider
 
-from headrace.errors import Fatal
+from headrace.errors import Fatal, Transient
 from headrace.protocols import Context
 from headrace.sources.objects.doctor import Doctor, Probe, common_probes
 from headrace.sources.objects.hints import Hints
-from headrace.sources.objects.listen import Connection, Listener, Listeners
+from headrace.sources.objects.listen import HEADERS, HELD_BACK, Connection, Listener, Listeners
 from headrace.sources.objects.minio_store import MinioStore
 from headrace.sources.objects.scope import Scope
 from headrace.sources.objects.source import Objects
@@ -24,7 +24,7 @@ from headrace.sources.objects.source import Objects
 if TYPE_CHECKING:
     from headrace.sources.minio import MinioSource
 
-PROBING: float = 5.0  # seconds within which a listen stream must begin
+PROBING = HEADERS + 1  # seconds within which a listen stream must begin
 
 
 @asynccontextmanager
@@ -83,5 +83,7 @@ def _listens(listener: Listener) -> Callable[[], Awaitable[None]]:
                 async with asyncio.timeout(PROBING):
                     await hints.woken.wait()
             task.cancel()
+        if hints.held_back:
+            raise Transient("the server holds notifications back", hint=HELD_BACK)
 
     return probe

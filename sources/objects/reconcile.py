@@ -81,7 +81,9 @@ class Reconcile:
         async with aclosing(self._store.pages(bucket, self._scope, versions=versions)) as pages:
 
             async def page() -> Sequence[Found]:
-                return await anext(pages, ())
+                async for rows in pages:
+                    return rows
+                return ()
 
             async for difference in compare(page, self._inventory.scan, below(bucket)):
                 await self._differ(difference)

@@ -44,7 +44,10 @@ class Run:
         """The source runs, and has compared once, while the context is entered."""
         self.capture = capture or self.capture.survivor()
         compared = self.told(COMPARED)
-        async with self.settings().open(make_context(self.folder, log=self.log)) as source, asyncio.TaskGroup() as group:
+        async with (
+            self.settings().open(make_context(self.folder, log=self.log)) as source,
+            asyncio.TaskGroup() as group,
+        ):
             task = group.create_task(source.run(self.capture))
             await until(lambda: self.told(COMPARED) > compared or self.capture.crashed.is_set())
             try:
