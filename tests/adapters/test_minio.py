@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -282,8 +281,3 @@ def test_versioning_switched_on_while_it_runs(run: Run) -> None:
         assert len(run.events) == 4
 
     asyncio.run(body())
-
-
-@pytest.fixture(autouse=True)
-def _closed(request: pytest.FixtureRequest) -> Iterator[None]:
-    yield

@@ -47,9 +47,10 @@ def test_a_cut_last_line_is_never_given(rest: bytes) -> None:
 
 def test_a_line_without_end_is_an_error() -> None:
     reader = LineReader()
+    for _ in range(10):
+        reader.feed(b"x" * 100_000)
     with pytest.raises(Transient, match="1 MiB"):
-        for _ in range(20):
-            reader.feed(b"x" * 100_000)
+        reader.feed(b"x" * 100_000)
 
 
 @given(keys)
