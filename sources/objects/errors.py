@@ -80,28 +80,34 @@ def cannot_listen(endpoint: str) -> Fatal:
 
 def unreachable(endpoint: str, error: BaseException) -> Transient:
     """No connection, or one that broke. Says what TLS did not like where that was it."""
-    for cause in causes(error):
-        if isinstance(cause, ssl.SSLCertVerificationError):
+    every = [*causes(error)]
+    for cause in every:
+        if isinstance(cause, ssl.SSLCertVerificationError) and hasattr(cause, "verify_message"):
             hint = "set `ca_file` to the authority that signed the server's certificate"
             return Transient(f"the certificate of {endpoint} is not trusted: {cause.verify_message}", hint=hint)
+    for cause in every:
         if isinstance(cause, ssl.SSLError) or "SSL" in type(cause).__name__:
             return Transient(f"no TLS with {endpoint}: {_text(cause)}", hint="is it https, and that port?")
-    last = [*causes(error)][-1]
-    return Transient(f"{endpoint} cannot be reached: {_text(last)}", hint="is it running, and `endpoint` right?")
+    found = next((it for it in every if isinstance(it, OSError) and it.strerror), None)
+    why = _text(found or error)
+    return Transient(f"{endpoint} cannot be reached: {why}", hint="is it running, and `endpoint` right?")
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and what it came from, also where a library keeps it as `reason`."""
+    """The error and what it came from, also where urllib3, aiohttp or botocore keep it in a field of their own."""
     known: set[int] = set()
     next_: BaseException | None = error
     while next_ is not None and id(next_) not in known:
         known.add(id(next_))
         yield next_
-        reason = getattr(next_, "reason", None)
-        next_ = reason if isinstance(reason, BaseException) else next_.__cause__ or next_.__context__
+        named = [getattr(next_, name, None) for name in ("reason", "certificate_error", "os_error")]
+        kept = [*named, (getattr(next_, "kwargs", None) or {}).get("error"), *next_.args]
+        inner = [it for it in kept if isinstance(it, BaseException)]
+        next_ = inner[0] if inner else next_.__cause__ or next_.__context__
 
 
 def _text(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return str(error).rpartition(": ")[2] or type(error).__name__
+    text = str(error).splitlines()[0] if str(error) else ""
+    return text if text and len(text) < 100 else type(error).__name__

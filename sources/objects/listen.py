@@ -23,7 +23,7 @@ from yarl import URL
 
 from headrace.errors import HeadraceError, Transient
 from headrace.protocols import Logger
-from headrace.sources.objects.errors import BucketMissing, cannot_listen, refused, unreachable
+from headrace.sources.objects.errors import BucketMissing, cannot_listen, not_s3, refused, unreachable
 from headrace.sources.objects.hints import Hints
 from headrace.sources.objects.lines import LineReader
 from headrace.sources.objects.records import Hint, Record, hint_of, parse
@@ -62,6 +62,8 @@ class Connection:
                 if response.status != 200:
                     raise self._error(response.status, await response.text(errors="replace"), bucket)
                 yield response
+        except aiohttp.ClientPayloadError as error:
+            raise Transient("the listen stream was cut") from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise unreachable(self.endpoint, error) from error
 
@@ -171,6 +173,11 @@ class Listener:
     ) -> None:
         loop, patience = asyncio.get_running_loop(), PATIENCE if self in hints.held_back else SILENCE
         silence.reschedule(loop.time() + patience)
+        first = (await response.content.readany()).lstrip()
+        if first.startswith(b"<"):  # a server that ignores `events` lists the bucket
+            html = first[:14].lower().startswith((b"<html", b"<!doctype html"))
+            raise not_s3(self._connection.endpoint, "a web page") if html else cannot_listen(self._connection.endpoint)
+        self._take(reader.feed(first), hints)
         while chunk := await response.content.readany():
             silence.reschedule(loop.time() + patience)
             if lines := reader.feed(chunk):
@@ -184,8 +191,6 @@ class Listener:
         hints.arrived(self)
 
     def _take(self, lines: Sequence[bytes], hints: Hints) -> None:
-        if lines[0].startswith(b"<"):  # a server that ignores `events` lists the bucket
-            raise cannot_listen(self._connection.endpoint)
         found: list[Hint] = []
         for line in lines:
             try:

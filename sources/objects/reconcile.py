@@ -42,7 +42,6 @@ class Reconcile:
         self._began = monotonic()
         self._last_change = meta.changes
         self.missing: list[str] = []
-        self.objects = 0
         self._inventory.touched.begin()
 
     async def step(self) -> bool:
@@ -74,7 +73,7 @@ class Reconcile:
         reach("objects.compared")
         changes = meta.changes - self._last_change
         seconds = round(monotonic() - self._began, 3)
-        self._log.info("compared with the buckets", seconds=seconds, objects=self.objects, changes=changes)
+        self._log.info("compared with the buckets", seconds=seconds, changes=changes)
 
     async def _bucket(self, bucket: str) -> AsyncGenerator[None]:
         versions = self._keeper.versioned[bucket]

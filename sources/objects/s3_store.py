@@ -17,7 +17,7 @@ from headrace.sources.objects.entry import (
     milliseconds,
     version_text,
 )
-from headrace.sources.objects.errors import Denied
+from headrace.sources.objects.errors import Denied, not_s3
 from headrace.sources.objects.scope import Scope
 
 LIST, LIST_VERSIONS, LIST_ALL = "s3:ListBucket", "s3:ListBucketVersions", "s3:ListAllMyBuckets"
@@ -65,6 +65,8 @@ class S3Store:
         pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         with explained(self._endpoint, LIST, bucket):
             async for answer in pages:
+                if "IsTruncated" not in answer:
+                    raise not_s3(self._endpoint, "a page that is no listing")
                 yield [_row(bucket, it) for it in answer.get("Contents", ()) if scope.shows_key(it["Key"])]
 
     async def _versions(self, bucket: str, prefix: str, scope: Scope) -> AsyncGenerator[list[Found]]:

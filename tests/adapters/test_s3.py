@@ -141,7 +141,7 @@ def test_what_is_repeated_late_or_wrong_changes_nothing(queued: Run) -> None:
             send("nonsense")
             run.put("b")
             await until(lambda: run.capture.has("b"))
-            assert found.waiting(queue) == 1
+            await until(lambda: found.waiting(queue) == 1)
 
     asyncio.run(body())
 
