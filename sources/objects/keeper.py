@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from time import monotonic
 from typing import Final
 
+from headrace.event import Event
 from headrace.inventory import Inventory
 from headrace.protocols import Clock, Write
 from headrace.sources.objects.decide import Step, Verdict, applied, judge, removes_all, seen
@@ -55,21 +56,26 @@ class Keeper:
 
     async def follow(self, hints: Sequence[Hint]) -> None:
         """Apply what can be believed, look at the rest."""
-        visible = [it for it in map(self._placed, hints) if it is not None]
-        rows = await self._rows(it.place for it in visible)
+        visible = [(it.place.row, it) for it in map(self._placed, hints) if it is not None]
+        rows = await self.rows(key for key, _ in visible)
         looks: dict[bytes, Place] = {}
-        for hint in visible:
-            key = hint.place.row
+        events: list[Event] = []
+        writes: list[Write] = []
+        for key, hint in visible:
             row = rows.get(key)
             verdict = judge(hint, row, doubtful=self._doubtful(hint, key, row))
             if removes_all(hint):
+                await self.inventory.apply(events, writes)
+                events, writes = [], []
                 looks |= {it.row: it for it in await self._known_versions(hint.place)}
             elif verdict is Verdict.LOOK:
                 looks[key] = hint.place
             elif verdict is Verdict.APPLY and (step := applied(hint, row)):
                 rows[key] = step.value
-                await self._hinted(step, hint)
+                events.append(await self._hinted(step, hint) if self._metadata else self._event(step, hint))
+                writes.append(_write(step, key))
             self._remember(hint, key)
+        await self.inventory.apply(events, writes)
         if looks:
             await self.look(looks.values())
 
@@ -117,13 +123,18 @@ class Keeper:
                 self._doubts.clear()
                 self.want_listing = True
 
-    async def _hinted(self, step: Step, hint: Hint) -> None:
-        metadata = await self._metadata_of(step, hint.metadata)
-        change = self.inventory.number()
-        event = self._events.event(
-            step, change, time=hint.time, recovered=False, sequencer=hint.sequencer, metadata=metadata
+    async def _hinted(self, step: Step, hint: Hint) -> Event:
+        return self._event(step, hint, await self._metadata_of(step, hint.metadata))
+
+    def _event(self, step: Step, hint: Hint, metadata: Mapping[str, str] | None = None) -> Event:
+        return self._events.event(
+            step,
+            self.inventory.number(),
+            time=hint.time,
+            recovered=False,
+            sequencer=hint.sequencer,
+            metadata=metadata,
         )
-        await self.inventory.apply([event], [_write(step)])
 
     # Looks
 
@@ -144,7 +155,7 @@ class Keeper:
     async def look(self, places: Collection[Place], *, live: bool = True) -> None:
         """Ask the origin about each; what it says counts, whatever was said before."""
         found = await self._look_at_all(places)
-        rows = await self._rows(found)
+        rows = await self.rows(it.row for it in found)
         steps = [step for place, now in found.items() if (step := seen(place, rows.get(place.row), now))]
         await self.recover(steps, live=live)
 
@@ -169,13 +180,13 @@ class Keeper:
     async def recover(self, steps: Iterable[Step], *, live: bool) -> None:
         for step in steps:
             if not step.name:
-                await self.inventory.apply((), [_write(step)], live=live)
+                await self.inventory.apply((), [_write(step, step.place.row)], live=live)
                 continue
             metadata = await self._metadata_of(step, None)
             dated = step.name == "created" or step.value is not None
             time = step.entry.time if dated else int(self._clock.time() * 1000)
             event = self._events.event(step, self.inventory.number(), time=time, recovered=True, metadata=metadata)
-            await self.inventory.apply([event], [_write(step)], live=live)
+            await self.inventory.apply([event], [_write(step, step.place.row)], live=live)
 
     async def _metadata_of(self, step: Step, told: Mapping[str, str] | None) -> Mapping[str, str] | None:
         if not self._metadata or step.name != "created":
@@ -184,13 +195,10 @@ class Keeper:
 
     # Rows
 
-    async def _rows(self, places: Iterable[Place]) -> dict[bytes, Entry | None]:
-        found = await self.inventory.lookup(it.row for it in places)
-        return {key: Entry.unpack(value) for key, value in found.items()}
-
     async def rows(self, keys: Iterable[bytes]) -> dict[bytes, Entry | None]:
-        """The rows as they are now, of these keys."""
-        return await self._rows(map(Place.of, keys))
+        """The rows that there are for these keys, as they are now."""
+        found = await self.inventory.lookup(keys)
+        return {key: Entry.unpack(value) for key, value in found.items()}
 
     async def _known_versions(self, place: Place) -> list[Place]:
         prefix, after, found = versions_of(place.bucket, place.key), None, list[Place]()
@@ -200,8 +208,8 @@ class Keeper:
         return found
 
 
-def _write(step: Step) -> Write:
-    return Write(step.place.row, None if step.value is None else step.value.pack())
+def _write(step: Step, key: bytes) -> Write:
+    return Write(key, None if step.value is None else step.value.pack())
 
 
 def user_metadata(headers: Mapping[str, str]) -> dict[str, str]:

@@ -141,3 +141,16 @@ def test_times_are_compared_as_exactly_as_both_are_known() -> None:
     assert same("", exact, Entry(LOOSE, 1_250_000, 1, "e"))
     assert not same("", exact, Entry(LOOSE, 9_250_000, 1, "e"))
     assert same("v1", exact, Entry(0, 5, 1, "e"))
+
+
+@given(keys)
+def test_the_partition_key_is_that_of_the_core(key: str) -> None:
+    from headrace.event import encode_key
+    from headrace.inventory import Change
+    from headrace.sources.objects.decide import Step
+    from headrace.sources.objects.events import Events
+
+    entry = Entry(0, 5, 1, "e")
+    step = Step("created", "s3:ObjectCreated:Put", Place("uploads", key), entry, entry)
+    event = Events("headrace:x").event(step, Change("1", "1"), time=5, recovered=False)
+    assert event.partitionkey == encode_key(("uploads", key))
