@@ -9,11 +9,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,9 +23,9 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(Path(__file__).parent), str(ROOT)]
 
-from report import report
+from report import report  # noqa: E402 -- behind the path above
 
-from tests.fixtures.s3 import LocalMinio, S3Server, private_server
+from tests.fixtures.s3 import LocalMinio, S3Server, private_server  # noqa: E402
 
 SETTINGS = """
 [sources.uploads]
@@ -101,7 +99,7 @@ def latency(folder: Path, server: S3Server, rate: int, seconds: float) -> dict[s
     house = House(folder / "latency", server, bucket)
     done: dict[str, int] = {}
     with house.daemon(), server.connected() as client, ThreadPoolExecutor(4) as pool:
-        wait_for(lambda: house.compared())
+        wait_for(house.compared)
 
         def put(key: str) -> None:
             client.put_object(bucket, key, BytesIO(b"x" * 100), 100)
@@ -141,7 +139,7 @@ def flood(folder: Path, server: S3Server, seconds: float) -> dict[str, float]:
                 counts[number] += 1
 
     with house.daemon():
-        wait_for(lambda: house.compared())
+        wait_for(house.compared)
         began = time.monotonic()
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(put, range(4)))

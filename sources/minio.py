@@ -33,5 +33,5 @@ class MinioSource(ObjectSettings):
 async def _opened(settings: MinioSource, context: Context) -> AsyncIterator[Source]:
     from headrace.sources.objects.minio_source import open_minio  # the SDK is loaded only where it is used
 
-    async with open_minio(settings, context) as source:
+    async with open_minio(settings, context, settings.endpoint, settings.region) as source:
         yield source

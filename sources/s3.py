@@ -58,7 +58,8 @@ class S3Source(ObjectSettings):
 
 @asynccontextmanager
 async def _opened(settings: S3Source, context: Context) -> AsyncIterator[Source]:
-    from headrace.sources.objects.s3_source import open_s3  # aiobotocore is loaded only where it is used
+    from headrace.sources.objects.s3_source import Server, open_s3  # aiobotocore is loaded only where it is used
 
-    async with open_s3(settings, context) as source:
+    server = Server(settings.endpoint, settings.region, settings.addressing)
+    async with open_s3(settings, context, server, settings.queue) as source:
         yield source

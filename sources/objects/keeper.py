@@ -17,6 +17,7 @@ from headrace.sources.objects.events import Events
 from headrace.sources.objects.records import Hint
 from headrace.sources.objects.scope import Scope
 from headrace.sources.objects.store import Store
+from headrace.sources.objects.touched import Touched
 
 AT_ONCE: Final = 8  # looks at the same time
 RACE: Final = 2.0  # seconds within which hints of one object may come from writes at the same time
@@ -43,6 +44,7 @@ class Keeper:
         self.inventory = inventory
         self.versioned: dict[str, bool] = {}
         self.want_listing = False
+        self.touched = Touched()
         self._store = store
         self._events = events
         self._scope = scope
@@ -65,7 +67,7 @@ class Keeper:
             row = rows.get(key)
             verdict = judge(hint, row, doubtful=self._doubtful(hint, key, row))
             if removes_all(hint):
-                await self.inventory.apply(events, writes)
+                await self._apply(events, writes, live=True)
                 events, writes = [], []
                 looks |= {it.row: it for it in await self._known_versions(hint.place)}
             elif verdict is Verdict.LOOK:
@@ -75,7 +77,7 @@ class Keeper:
                 events.append(await self._hinted(step, hint) if self._metadata else self._event(step, hint))
                 writes.append(_write(step, key))
             self._remember(hint, key)
-        await self.inventory.apply(events, writes)
+        await self._apply(events, writes, live=True)
         if looks:
             await self.look(looks.values())
 
@@ -180,13 +182,13 @@ class Keeper:
     async def recover(self, steps: Iterable[Step], *, live: bool) -> None:
         for step in steps:
             if not step.name:
-                await self.inventory.apply((), [_write(step, step.place.row)], live=live)
+                await self._apply((), [_write(step, step.place.row)], live=live)
                 continue
             metadata = await self._metadata_of(step, None)
             dated = step.name == "created" or step.value is not None
             time = step.entry.time if dated else int(self._clock.time() * 1000)
             event = self._events.event(step, self.inventory.number(), time=time, recovered=True, metadata=metadata)
-            await self.inventory.apply([event], [_write(step, step.place.row)], live=live)
+            await self._apply([event], [_write(step, step.place.row)], live=live)
 
     async def _metadata_of(self, step: Step, told: Mapping[str, str] | None) -> Mapping[str, str] | None:
         if not self._metadata or step.name != "created":
@@ -194,6 +196,11 @@ class Keeper:
         return user_metadata(told if told is not None else await self._store.metadata(step.place))
 
     # Rows
+
+    async def _apply(self, events: Sequence[Event], writes: Sequence[Write], *, live: bool) -> None:
+        if live:
+            self.touched.add(write.key for write in writes)
+        await self.inventory.apply(events, writes)
 
     async def rows(self, keys: Iterable[bytes]) -> dict[bytes, Entry | None]:
         """The rows that there are for these keys, as they are now."""

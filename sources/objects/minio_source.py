@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from minio.credentials.providers import ChainedProvider, EnvAWSProvider, EnvMinioProvider, Provider, StaticProvider
 
@@ -19,21 +18,19 @@ from headrace.sources.objects.hints import Hints
 from headrace.sources.objects.listen import HEADERS, HELD_BACK, Connection, Listener, Listeners
 from headrace.sources.objects.minio_store import MinioStore
 from headrace.sources.objects.scope import Scope
+from headrace.sources.objects.settings import ObjectSettings
 from headrace.sources.objects.source import Objects
-
-if TYPE_CHECKING:
-    from headrace.sources.minio import MinioSource
 
 PROBING = HEADERS + 1  # seconds within which a listen stream must begin
 
 
 @asynccontextmanager
-async def open_minio(settings: MinioSource, context: Context) -> AsyncIterator[Objects]:
+async def open_minio(settings: ObjectSettings, context: Context, endpoint: str, region: str) -> AsyncIterator[Objects]:
     """The source, and its connections until it is closed."""
     tls = tls_context(settings, context.directory)
     credentials = provider(settings)
-    connection = Connection(settings.endpoint, settings.region, credentials, tls)
-    store = MinioStore(settings.endpoint, settings.region, credentials, tls)
+    connection = Connection(endpoint, region, credentials, tls)
+    store = MinioStore(endpoint, region, credentials, tls)
     listeners = listeners_of(settings.scope, connection, context)
     doctor = Doctor(partial(_probes, settings.scope, store, listeners))
     try:
@@ -42,7 +39,7 @@ async def open_minio(settings: MinioSource, context: Context) -> AsyncIterator[O
         store.close()
 
 
-def tls_context(settings: MinioSource, directory: Path) -> ssl.SSLContext | None:
+def tls_context(settings: ObjectSettings, directory: Path) -> ssl.SSLContext | None:
     """What trusts the server's certificate; None where the system's authorities do. Raises `Fatal`."""
     if settings.ca_file is None:
         return None
@@ -52,7 +49,7 @@ def tls_context(settings: MinioSource, directory: Path) -> ssl.SSLContext | None
         raise Fatal(f"{settings.ca_file} is no certificate: {error}", hint="correct `ca_file`") from error
 
 
-def provider(settings: MinioSource) -> Provider:
+def provider(settings: ObjectSettings) -> Provider:
     """The keys of the settings, else those of the environment (`MINIO_…`, `AWS_…`)."""
     if settings.access_key and settings.secret_key is not None:
         token = settings.session_token.get_secret_value() if settings.session_token else None

@@ -42,7 +42,7 @@ class Reconcile:
         self._began = monotonic()
         self._last_change = meta.changes
         self.missing: list[str] = []
-        self._inventory.touched.begin()
+        keeper.touched.begin()
 
     async def step(self) -> bool:
         try:
@@ -64,7 +64,7 @@ class Reconcile:
                 self.missing.append(bucket)
         async for _ in self._sweep():
             yield
-        self._inventory.touched.end()
+        self._keeper.touched.end()
         meta = self._inventory.meta
         if self._first or meta.notes.get("scope") != self._scope.note:
             meta.listed, meta.marker, meta.notes["scope"] = True, b"", self._scope.note
@@ -92,8 +92,12 @@ class Reconcile:
     async def _differ(self, difference: Difference) -> None:
         if not difference:
             return
-        found = difference.without(self._inventory.touched.__contains__)
-        listed = dict(found.added) | {key: now for key, _, now in found.changed}
+        touched = self._keeper.touched
+        listed = dict(difference.added) | {key: now for key, _, now in difference.changed}
+        listed = {key: now for key, now in listed.items() if key not in touched}
+        if touched.overflowed:  # any of them may have changed since
+            await self._keeper.look([Place.of(key) for key in listed])
+            listed = {}
         rows = await self._keeper.rows(listed)  # a listing out of order shows what is known as new
         kept: list[Write] = []
         steps: list[Step] = []
@@ -106,9 +110,10 @@ class Reconcile:
         if kept and self._first:
             self._inventory.meta.marker = max(self._inventory.meta.marker, kept[-1].key)
             self._inventory.meta_changed()
-        await self._inventory.apply((), kept, live=False)
+        await self._inventory.apply((), kept)
         await self._keeper.recover(steps, live=False)
-        await self._inventory.apply((), [self._missed(key) for key, _ in found.removed], live=False)
+        missed = [self._missed(key) for key, _ in difference.removed if key not in touched]
+        await self._inventory.apply((), missed)
 
     def _adopts(self, place: Place, key: bytes, row: Entry | None) -> bool:
         """Whether it was there before anybody asked for it."""
@@ -132,6 +137,6 @@ class Reconcile:
             after = rows[-1][0]
             places = [Place.of(ROWS + key[len(MISSED) :]) for key, _ in rows]
             await self._keeper.look(places, live=False)
-            await self._inventory.apply((), [Write(key, None) for key, _ in rows], live=False)
+            await self._inventory.apply((), [Write(key, None) for key, _ in rows])
             reach("objects.swept")
             yield

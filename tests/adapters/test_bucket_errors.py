@@ -68,7 +68,7 @@ def test_wrong_keys(tmp_path: Path, kind: str) -> None:
 
 
 def test_wrong_region(tmp_path: Path) -> None:
-    """botocore finds the right one by itself."""
+    """Botocore finds the right one by itself."""
     given = private_server(tmp_path, region="eu-west-1")
     try:
         found = failure(tmp_path, **minio_table(given, "uploads") | {"region": "us-east-1"})
@@ -104,7 +104,7 @@ def web(tls: Path | None = None, **answer: Any) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(body)
 
-        do_HEAD = do_GET
+        do_HEAD = do_GET  # noqa: N815 -- the name that http.server looks for
 
         def log_message(self, *_: object) -> None: ...
 
