@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from headrace.errors import Permanent
+from headrace.protocols import Context
 from headrace.settings import Duration, Secret, SourceSettings, mistake
+from headrace.sources.objects.entry import Place
 from headrace.sources.objects.scope import Scope
 
 
-def _several(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
+def _several(texts: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (texts,) if isinstance(texts, str) else texts
 
 
-def _named(names: tuple[str, ...]) -> tuple[str, ...]:
+def _named(names: str | tuple[str, ...]) -> str | tuple[str, ...]:
     if not names or not all(names):
         raise ValueError("must name a bucket")
-    for name in names:
+    for name in _several(names):
         if "/" in name:
             raise ValueError(f'"{name}": a bucket has no "/"; what follows it belongs to `prefix`')
     return names
@@ -34,10 +39,17 @@ def _endpoint(text: str) -> str:
     return text.rstrip("/")
 
 
-Texts = Annotated[tuple[str, ...], BeforeValidator(_several, json_schema_input_type=str | list[str])]
+Texts = str | tuple[str, ...]
 """One text, or several."""
 Buckets = Annotated[Texts, AfterValidator(_named)]
 Endpoint = Annotated[str, AfterValidator(_endpoint)]
+
+
+@runtime_checkable
+class LinksObjects(Protocol):
+    """A source that can make addresses of objects."""
+
+    async def link(self, place: Place, seconds: int) -> str: ...
 
 
 class ObjectSettings(SourceSettings):
@@ -72,12 +84,28 @@ class ObjectSettings(SourceSettings):
 
     @property
     def scope(self) -> Scope:
-        return Scope(self.bucket, self.prefix, self.suffix)
+        return Scope(_several(self.bucket), _several(self.prefix), _several(self.suffix))
 
     @property
     def listing_interval(self) -> float:
         """Seconds between two comparisons."""
         return 3600.0 if self.relist is None else self.relist
+
+    async def link(self, context: Context, data: Mapping[str, Any], seconds: int) -> Mapping[str, str]:
+        """An address that reads the object of an event, for `event.open()`: that version, where it has one."""
+        place = Place(str(data.get("bucket", "")), str(data.get("key", "")), str(data.get("versionId", "")))
+        if not place.bucket or not place.key:
+            raise Permanent("the event names no object")
+        # In a loop of its own: loading an SDK and its models would hold up the daemon's.
+        url = await asyncio.to_thread(lambda: asyncio.run(self._link(context, place, seconds)))
+        authorities = {"ca_file": str(context.directory / self.ca_file)} if self.ca_file else {}
+        return {"url": url} | authorities
+
+    async def _link(self, context: Context, place: Place, seconds: int) -> str:
+        async with self.open(context) as source:
+            if not isinstance(source, LinksObjects):
+                raise Permanent("this source makes no addresses")
+            return await source.link(place, seconds)
 
     def problems_of_files(self, directory: Path) -> dict[str, str]:
         if self.ca_file is not None and not (directory / self.ca_file).is_file():

@@ -9,6 +9,7 @@ from typing import Any
 from headrace.inventory import Inventory
 from headrace.protocols import Capture, Context, Finding
 from headrace.sources.objects.doctor import Doctor
+from headrace.sources.objects.entry import Place
 from headrace.sources.objects.events import Events, schemas
 from headrace.sources.objects.follow import Follower
 from headrace.sources.objects.hints import Hints
@@ -35,6 +36,10 @@ class Objects:
 
     def diagnose(self) -> AsyncIterator[Finding]:
         return self._doctor.findings()
+
+    async def link(self, place: Place, seconds: int) -> str:
+        """An address that reads the object for that long."""
+        return await self._store.link(place, seconds)
 
     async def run(self, out: Capture) -> None:
         inventory = await Inventory.open(out)
