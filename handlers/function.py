@@ -69,6 +69,8 @@ class FunctionHandler(ProcessHandlerSettings):
     @asynccontextmanager
     async def _open(self, context: Context) -> AsyncIterator[Sink]:
         settings = self.worker_settings(context.name, context.directory)
+        # Where `event.open()` asks for an object's address; scratch folders lie two levels below the data directory.
+        settings.environment["HEADRACE_CONTROL"] = str(context.scratch.absolute().parents[1] / "control.sock")
         async with open_pool(settings, self.concurrency, context.log) as pool:
             yield FunctionSink(pool, context.source)
 

@@ -25,6 +25,11 @@ every = "1h"
 type = "http"
 listen = "127.0.0.1:0"
 
+[sources.buckets]
+type = "minio"
+endpoint = "http://127.0.0.1:9000"
+bucket = "uploads"
+
 [sources.notifications]
 type = "postgres-notify"
 dsn = "host=localhost"

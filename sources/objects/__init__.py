@@ -1,0 +1,1 @@
+"""What the sources that follow buckets share; no adapter of its own."""
