@@ -29,6 +29,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from headrace.pattern_syntax import PatternError, load, parse
 from headrace.protocols import Context, Sink, Source
 from headrace.units import (
     format_duration,
@@ -59,6 +60,15 @@ def _uri_prefix(text: str) -> str:
     return text
 
 
+def _where(value: Any) -> Any:
+    try:
+        table = load(value)
+        parse(table)
+    except PatternError as error:
+        raise PydanticCustomError("mistakes", "{mistakes}", {"mistakes": error.mistakes}) from None
+    return table
+
+
 def _folder(path: Any) -> Any:
     if path == "":
         raise ValueError("must name a folder")
@@ -74,6 +84,8 @@ Start = Annotated[
     BeforeValidator(parse_start, json_schema_input_type=Literal["earliest", "latest"] | datetime),
 ]
 """Where a consumer begins when it is first seen."""
+Where = Annotated[dict[str, Any] | None, BeforeValidator(_where, json_schema_input_type=dict[str, Any] | str)]
+"""A pattern, written as a table or a JSON text; checked, and kept as a table for `headrace.pattern.Pattern`."""
 Address = Annotated[str, AfterValidator(_address)]
 """`HOST:PORT`."""
 
@@ -156,6 +168,7 @@ class ConsumerSettings(Settings):
     own_timeout: ClassVar[bool] = False
 
     on: tuple[str, ...] | None = None
+    where: Where = None
     start: Start = "latest"
     ordering: Literal["key", "strict", "none"] = "key"
     concurrency: int = Field(1, ge=1, le=1_000)
