@@ -69,8 +69,8 @@ class WorkerProcess:
 
     # --- one frame
 
-    async def call(self, work: Batch) -> Outcome:
-        """Have every event of the batch called. Cancelling kills the worker, and waits for its end."""
+    async def call(self, work: Batch, *, together: bool = False) -> Outcome:
+        """Have every event called, or all `together`. Cancelling kills the worker, and waits for its end."""
         self._last_work = self._work = work
         self._outcome = Outcome(len(work))
         self._future = self._loop.create_future()
@@ -78,7 +78,7 @@ class WorkerProcess:
         self._begun = time.monotonic()
         if self._timer is None:
             self._arm(self._settings.timeout)
-        size = wire.HEADER.pack(wire.NUMBER.size + len(work.data), wire.EVENTS)
+        size = wire.HEADER.pack(wire.NUMBER.size + len(work.data), wire.TOGETHER if together else wire.EVENTS)
         self._send(b"".join((size, wire.NUMBER.pack(work.attempt), work.data)))
         failpoints.reach("handler.sent")
         try:
@@ -145,6 +145,8 @@ class WorkerProcess:
             self._finish()
         elif kind == wire.RETURNED:
             self._outcome.returned[wire.NUMBER.unpack_from(payload)[0]] = payload[wire.NUMBER.size :]
+        elif kind == wire.PARTIAL:
+            self._outcome.tell(**json.loads(payload))
         elif kind == wire.FAILED:
             self._failed(wire.NUMBER.unpack_from(payload)[0], json.loads(payload[wire.NUMBER.size :]))
         elif kind == wire.READY:

@@ -153,8 +153,8 @@ def test_the_signature_of_the_specification() -> None:
 
 
 def test_a_body_for_targets_without_cloudevents(tmp_path: Path, hook: Receiver) -> None:
-    text = {"text": "{subject}: {data.number} {{x}}", "no": "{data.x.y}"}
-    body = {**text, "size": "{data.number}", "deep": [{"all": "{data}"}]}
+    words = {"text": "{subject}: {data.number} {{x}}", "no": "{data.x.y}"}
+    body = {**words, "size": "{data.number}", "deep": [{"all": "{data}"}]}
     deliver(tmp_path, settings(hook.url, body=body), batch_of(3, 1))
     deliver(tmp_path, settings(hook.url, body="n={data.number};{nothing}", content_type="text/x"), batch_of(3, 1))
     table, text = hook.requests
