@@ -271,3 +271,8 @@ class WorkerProcess:
         if work is None or not 0 <= index < len(work):
             return None
         return event_id(work.lines[index])
+
+
+def starter(settings: WorkerSettings, log: Logger) -> Callable[[Callable[[WorkerProcess], None]], WorkerProcess]:
+    """How a pool starts workers."""
+    return lambda on_end: WorkerProcess(settings, log, on_end)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Final, Generic, Protocol, TypeVar
 
 from headrace.errors import HeadraceError
-from headrace.handlers.calls import WorkerSettings
-from headrace.handlers.link import WorkerProcess
+from headrace.handlers.process import Process
 from headrace.protocols import Logger
 
 _IDLE: Final = 10.0
@@ -18,16 +17,37 @@ _GRACE: Final = 2.0
 _RESTART_PAUSE: Final = 1.0
 
 
-class Pool:
+class Pooled(Protocol):
+    """A process that serves deliveries one after the other, and is used no more once `usable` is false.
+
+    `ready` gives None, or the error for which it cannot be used.
+    """
+
+    ready: asyncio.Future[HeadraceError | None]
+    usable: bool
+    idle_since: float
+
+    @property
+    def process(self) -> Process: ...
+    def stop(self, grace: float) -> None:
+        """Let it end by itself; killed after `grace` seconds."""
+
+
+W = TypeVar("W", bound=Pooled)
+Start = Callable[[Callable[[W], None]], W]
+"""Starts one; what it is given is called once, when the process is gone."""
+
+
+class Pool(Generic[W]):
     """Lends workers. At most `limit` are lent at once; a worker that died is replaced, and the function loaded anew."""
 
-    def __init__(self, settings: WorkerSettings, limit: int, log: Logger) -> None:
-        self._settings = settings
+    def __init__(self, start: Start[W], limit: int, log: Logger) -> None:
+        self._make = start
         self._log = log
         self._loop = asyncio.get_running_loop()
         self._lendable = asyncio.Semaphore(limit)
-        self._idle: list[WorkerProcess] = []  # the one used last is at the end
-        self._running: set[WorkerProcess] = set()
+        self._idle: list[W] = []  # the one used last is at the end
+        self._running: set[W] = set()
         self._last_start = 0.0
         self._trimmer: asyncio.TimerHandle | None = None
         self._closing = False
@@ -37,7 +57,7 @@ class Pool:
         """Workers that run, those included that are just starting or ending."""
         return len(self._running)
 
-    async def take(self) -> WorkerProcess:
+    async def take(self) -> W:
         """A worker that is ready. Raises what keeps a new one from starting.
 
         Cancelled while the worker loads the function, it leaves the worker to load on: a slow import is not repeated.
@@ -49,14 +69,14 @@ class Pool:
             self._lendable.release()
             raise
 
-    def give(self, worker: WorkerProcess) -> None:
+    def give(self, worker: W) -> None:
         self._lendable.release()
         if worker.usable and not self._closing:
             worker.idle_since = time.monotonic()
             self._idle.append(worker)
             self._trim_later()
 
-    async def _ready(self) -> WorkerProcess:
+    async def _ready(self) -> W:
         worker = self._idle.pop() if self._idle else self._start()
         if not worker.ready.done():
             try:
@@ -69,13 +89,13 @@ class Pool:
             raise error
         return worker
 
-    def _start(self) -> WorkerProcess:
+    def _start(self) -> W:
         self._last_start = time.monotonic()
-        worker = WorkerProcess(self._settings, self._log, self._ended)
+        worker = self._make(self._ended)
         self._running.add(worker)
         return worker
 
-    def _ended(self, worker: WorkerProcess) -> None:
+    def _ended(self, worker: W) -> None:
         self._running.discard(worker)
         if worker in self._idle:
             self._idle.remove(worker)
@@ -118,9 +138,9 @@ class Pool:
 
 
 @asynccontextmanager
-async def open_pool(settings: WorkerSettings, limit: int, log: Logger) -> AsyncIterator[Pool]:
-    """A pool whose first worker has loaded the function. Raises what kept it from that."""
-    pool = Pool(settings, limit, log)
+async def open_pool(start: Start[W], limit: int, log: Logger) -> AsyncIterator[Pool[W]]:
+    """A pool whose first worker is ready. Raises what kept it from that."""
+    pool = Pool(start, limit, log)
     try:
         pool.give(await pool.take())
         yield pool

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
 from pydantic import field_validator
 
 from headrace.errors import HeadraceError, Permanent, Transient
 from headrace.event import Event
 from headrace.handlers.calls import Outcome, WorkerSettings
 from headrace.handlers.environment import ProcessHandlerSettings
+from headrace.handlers.link import WorkerProcess, starter
 from headrace.handlers.pool import Pool, open_pool
+from headrace.handlers.returned import children
 from headrace.protocols import Batch, Context, Position, Sink, Verdict
 
 _TRIES: Final = 3
 _CHECK_TIMEOUT: Final = 20.0
-_OF_THE_PARENT: Final = ("specversion", "id", "source", "sequence", "previouskey", "barrier")
 
 
 class PythonHandler(ProcessHandlerSettings):
@@ -56,7 +56,7 @@ class PythonHandler(ProcessHandlerSettings):
         """Load the function in a worker, as a delivery would, and end it: what is wrong, or nothing."""
         settings = self.worker_settings("check", directory)
         try:
-            async with open_pool(settings, 1, _Silent()):
+            async with open_pool(starter(settings, _Silent()), 1, _Silent()):
                 return []
         except HeadraceError as error:
             return [str(error)]
@@ -67,7 +67,7 @@ class PythonHandler(ProcessHandlerSettings):
     @asynccontextmanager
     async def _open(self, context: Context) -> AsyncIterator[Sink]:
         settings = self.worker_settings(context.name, context.directory)
-        async with open_pool(settings, self.concurrency, context.log) as pool:
+        async with open_pool(starter(settings, context.log), self.concurrency, context.log) as pool:
             yield FunctionSink(pool, context.source, self.together())
 
     def together(self) -> Callable[[Batch], bool] | None:
@@ -107,7 +107,7 @@ class _Silent:
 class FunctionSink:
     """Delivers by calling the function: all lines of a batch in one frame, the verdict event by event."""
 
-    def __init__(self, pool: Pool, source: str, together: Callable[[Batch], bool] | None = None) -> None:
+    def __init__(self, pool: Pool[WorkerProcess], source: str, together: Callable[[Batch], bool] | None = None) -> None:
         """`together` tells which batches are given to the function in one call, where the function does not say so."""
         self._pool = pool
         self._source = source
@@ -154,23 +154,3 @@ class FunctionSink:
         parent = Event.parse(batch.lines[index])
         position = batch.positions[index]
         return [(position, event) for event in children(parent, returned, self._source)]
-
-
-def children(parent: Event, returned: bytes, source: str) -> Iterator[Event]:
-    """The returned events (a JSON list) as new ones of `source`, ordered as their parent where they name no key.
-
-    Their ids come from the parent's source and id and their place in the list: the same again when it is delivered
-    again. Raises `ValueError` where one is no CloudEvent.
-    """
-    for number, wire in enumerate(_decode(returned)):
-        own = {name: value for name, value in wire.items() if name not in _OF_THE_PARENT}
-        identity = {"specversion": "1.0", "id": f"{parent.source}/{parent.id}/{number}", "source": source}
-        own.setdefault("partitionkey", parent.partitionkey)
-        yield Event.parse(msgspec.json.encode({**own, **identity}))
-
-
-def _decode(returned: bytes) -> list[dict[str, Any]]:
-    try:
-        return msgspec.json.decode(returned, type=list[dict[str, Any]])
-    except msgspec.MsgspecError as error:
-        raise ValueError(str(error)) from error
