@@ -52,7 +52,7 @@ class CommandHandler(ProcessHandlerSettings):
     async def _open(self, context: Context) -> AsyncIterator[Sink]:
         launch = self._launch(context.directory)
         if self.mode == "lines":
-            async with open_pool(starter(launch, self.timeout, context.log), self.concurrency, context.log) as pool:
+            async with open_pool(starter(launch, self.timeout, context.log), self.limits(), context.log) as pool:
                 yield LinesSink(pool, context.source, one_at_a_time=self.ordering == "strict")
             return
         sink = CommandSink(launch, self.timeout, context.log)
@@ -168,7 +168,7 @@ class LinesSink:
         try:
             answers = await program.call(batch)
         finally:
-            self._pool.give(program)
+            self._pool.give(program, len(batch))
         failed = {batch.positions[index]: why for index, why in answers.failed.items()}
         events: list[tuple[Position, Event]] = []
         for index, returned in sorted(answers.returned.items()):

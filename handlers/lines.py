@@ -77,7 +77,6 @@ class LinesProcess:
         self.ready: asyncio.Future[HeadraceError | None] = self._loop.create_future()
         self.ready.set_result(None)
         self.usable = True
-        self.idle_since = 0.0
         self._work: Batch | None = None
         self._answers = Answers({})
         self._future: asyncio.Future[Answers] | None = None
@@ -123,6 +122,11 @@ class LinesProcess:
             raise
         failpoints.reach("lines.answered")
         return answers
+
+    @property
+    def quick(self) -> bool:
+        """It has its own pace, and verdicts without an id must not mix."""
+        return False
 
     # --- the way there
 

@@ -15,7 +15,7 @@ from headrace.event import Event
 from headrace.handlers.calls import Outcome, WorkerSettings
 from headrace.handlers.environment import ProcessHandlerSettings
 from headrace.handlers.link import WorkerProcess, starter
-from headrace.handlers.pool import Pool, open_pool
+from headrace.handlers.pool import Limits, Pool, open_pool
 from headrace.handlers.returned import children
 from headrace.protocols import Batch, Context, Position, Sink, Verdict
 
@@ -56,7 +56,7 @@ class PythonHandler(ProcessHandlerSettings):
         """Load the function in a worker, as a delivery would, and end it: what is wrong, or nothing."""
         settings = self.worker_settings("check", directory)
         try:
-            async with open_pool(starter(settings, _Silent()), 1, _Silent()):
+            async with open_pool(starter(settings, _Silent()), Limits(1), _Silent()):
                 return []
         except HeadraceError as error:
             return [str(error)]
@@ -67,7 +67,7 @@ class PythonHandler(ProcessHandlerSettings):
     @asynccontextmanager
     async def _open(self, context: Context) -> AsyncIterator[Sink]:
         settings = self.worker_settings(context.name, context.directory)
-        async with open_pool(starter(settings, context.log), self.concurrency, context.log) as pool:
+        async with open_pool(starter(settings, context.log), self.limits(), context.log) as pool:
             yield FunctionSink(pool, context.source, self.together())
 
     def together(self) -> Callable[[Batch], bool] | None:
@@ -120,7 +120,7 @@ class FunctionSink:
             try:
                 outcome = await worker.call(batch, together=together)
             finally:
-                self._pool.give(worker)
+                self._pool.give(worker, len(batch))
             if outcome.begun:
                 return self._verdict(batch, outcome, whole=together or worker.batch)
         raise Transient("workers die before they take an event", hint="something kills them; is memory short?")

@@ -5,10 +5,10 @@ descriptors, the daemon's process id, and JSON `{"handler", "function", "directo
 path of another file like this one, that file says how the function is called: `prepare(setup)` before it is imported,
 `adapt(function, setup, partial)` after.
 
-A frame is a u32 length (big-endian) of the payload, one byte of kind, the payload. The daemon sends one EVENTS frame
-(u32 attempt, then JSON lines) and waits for its DONE. A success without a returned event is told by the progress alone,
-which outlives the worker; everything else is sent before the next event is begun. So a death at any instruction leaves
-certain which events were finished and which one was in hand.
+A frame is a u32 length (big-endian) of the payload, one byte of kind, the payload. The daemon sends EVENTS frames (u32
+attempt, then JSON lines), perhaps one ahead, and each is answered by DONE, in their order. A success without a returned
+event is told by the progress alone, which outlives the worker; everything else is sent before the next event is begun.
+So a death at any instruction leaves certain which events were finished and which one was in hand.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ HEADER = struct.Struct("!Ic")
 NUMBER = struct.Struct("!I")
 MARK = b"\0headrace "  # in front of what an event prints: the number of the event, and without one behind it
 NOT_BEGUN = -1
+FRAME = 32  # bits below the number of the frame, which counts from 1, in what the progress tells
 
 _OPTIONAL = frozenset(
     {"subject", "time", "dataschema", "datacontenttype", "partitionkey", "previouskey", "barrier", "sequence"}
@@ -58,7 +59,7 @@ _HINT_RETURN = 'return None, an event (a dict with "type" and "data") or a list 
 
 
 class Progress:
-    """Memory shared with the daemon: the number of the event in hand, and since when (`time.monotonic`)."""
+    """Memory shared with the daemon: the event in hand, by frame and number, and since when (`time.monotonic`)."""
 
     SIZE = 16
 
@@ -417,25 +418,27 @@ class Worker:
     async def _serve(self, target: Target) -> None:
         done = HEADER.pack(0, DONE)
         index = self._progress.index
+        first = 0
         while (frame := await self._channel.receive(asynchronous=target.asynchronous)) is not None:
             kind, payload = frame
-            index[0] = 0
+            first += 1 << FRAME
+            index[0] = first
             lines = str(memoryview(payload)[NUMBER.size :], "utf-8", "surrogateescape").split("\n")
             lines.pop()
-            await self._frame(target, NUMBER.unpack_from(payload)[0], lines, together=kind == TOGETHER)
+            await self._frame(target, NUMBER.unpack_from(payload)[0], first, lines, together=kind == TOGETHER)
             if self._leaving:
                 self._channel.send(LEAVING)
                 return
-            index[0] = len(lines)
+            index[0] = first + len(lines)
             self._channel.send_bytes(done)
 
-    async def _frame(self, target: Target, attempt: int, lines: list[str], *, together: bool) -> None:
+    async def _frame(self, target: Target, attempt: int, first: int, lines: list[str], *, together: bool) -> None:
         context = Context(self._setup["handler"], attempt, self._setup["timeout"], self._progress.since)
         if target.batch or together:
             await self._call(target, context, 0, lines)
             return
         for index, line in enumerate(lines):
-            self._progress.index[0] = index
+            self._progress.index[0] = first + index
             await self._call(target, context, index, line)
             if self._leaving:
                 return

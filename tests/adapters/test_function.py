@@ -321,7 +321,7 @@ def test_a_python_that_cannot_be_started_is_fatal(tmp_path: Path) -> None:
 
 def pids_of(sink: Any) -> list[int]:
     assert isinstance(sink, FunctionSink)
-    return [worker.process.pid for worker in sink._pool._running]
+    return [worker.process.pid for worker in sink._pool.running]
 
 
 def gone(sink: Any, pid: int) -> bool:
