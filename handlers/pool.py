@@ -20,7 +20,7 @@ _IDLE: Final = 10.0  # seconds until a process beside another one ends
 _GRACE: Final = 2.0
 _RESTART_PAUSE: Final = 1.0
 _LOOK: Final = 1.0  # seconds between looks at a process's memory
-_AHEAD: Final = 2  # deliveries that a quick process may have at a time
+AHEAD: Final = 2  # deliveries that a quick process may have at a time
 
 
 class Pooled(Protocol):
@@ -124,7 +124,7 @@ class Pool(Generic[W]):
                 if not member.lent:
                     return member
                 usable += 1
-                if quick is None and member.lent < _AHEAD and member.worker.quick:
+                if quick is None and member.lent < AHEAD and member.worker.quick:
                     quick = member
         return self._start() if usable < self._limits.most else quick
 

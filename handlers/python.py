@@ -15,7 +15,7 @@ from headrace.event import Event
 from headrace.handlers.calls import Outcome, WorkerSettings
 from headrace.handlers.environment import ProcessHandlerSettings
 from headrace.handlers.link import WorkerProcess, starter
-from headrace.handlers.pool import Limits, Pool, open_pool
+from headrace.handlers.pool import AHEAD, Limits, Pool, open_pool
 from headrace.handlers.returned import children
 from headrace.protocols import Batch, Context, Position, Sink, Verdict
 
@@ -41,6 +41,11 @@ class PythonHandler(ProcessHandlerSettings):
         if not (colon and place and all(part.isidentifier() for part in name.split("."))):
             raise ValueError('write it as "file.py:function" or "package.module:function"')
         return value
+
+    @property
+    def in_flight(self) -> int:
+        """A quick worker has the next delivery already while it works on one."""
+        return AHEAD * self.concurrency
 
     def problems(self, directory: Path) -> Mapping[str, str]:
         """What can be told without running anything; `verify` runs the import."""

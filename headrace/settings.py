@@ -178,6 +178,11 @@ class ConsumerSettings(Settings):
     on_failure: Literal["dead-letter", "hold-key", "pause"] = "dead-letter"
     on_lag: Literal["stop-intake", "detach"] = "stop-intake"
 
+    @property
+    def in_flight(self) -> int:
+        """Deliveries at once: more than `concurrency` where the adapter wants the next one at hand."""
+        return self.concurrency
+
     @abstractmethod
     def open(self, context: Context) -> AbstractAsyncContextManager[Sink]:
         """The running adapter; closed when the context is left."""
