@@ -22,6 +22,7 @@ from headrace.journal.block import SealedBlock
 from headrace.journal.place import claim
 from headrace.journal.space import Limits, Usage
 from headrace.journal.sqlite import SqliteJournal, open_journal
+from headrace.pattern import Rows
 from headrace.protocols import Clock, Context, Logger, Write
 from headrace.settings import Config, SourceSettings
 from headrace.settings_changes import Changes, changed
@@ -58,6 +59,7 @@ class Daemon:
         self._captures: dict[str, SourceCapture] = {}
         self._group: asyncio.TaskGroup
         self._stop = asyncio.Event()
+        self._rows = Rows()
 
     async def run(self) -> None:
         """Until `stop`. Raises `JournalFailed` where going on would not be safe."""
@@ -98,7 +100,7 @@ class Daemon:
 
     async def _prepare(self, name: str) -> None:
         settings = self.config.consumers[name]
-        consumer = Consumer(name, settings, self.journal, partial(self._context, name))
+        consumer = Consumer(name, settings, self.journal, partial(self._context, name), self._rows)
         await consumer.prepare()
         self.consumers[name] = consumer
         self.orphans.pop(name, None)

@@ -14,7 +14,7 @@ from headrace.journal.block import Block
 from headrace.pattern_code import any_leaf, any_object, compile_tree
 from headrace.pattern_columns import guards_of
 from headrace.pattern_rows import Rows
-from headrace.pattern_syntax import Fields, Path, PatternError, load, parse
+from headrace.pattern_syntax import Fields, Leaf, Path, PatternError, load, parse
 
 __all__ = ["Mismatch", "Pattern", "PatternError", "Rows"]
 
@@ -40,8 +40,14 @@ class Pattern:
         self._tree = parse(load(source))
         self._rows = rows or Rows()
         self._rows.require(self._tree)
+        kinds = self._tree.fields.get("type")
+        self._type = any_leaf(kinds) if isinstance(kinds, Leaf) else None
         self._guards = tuple(guards_of(self._tree))
         self._match, self._select = compile_tree(self._tree)
+
+    def may_match_type(self, type_: str) -> bool:
+        """False where no event of this type matches."""
+        return self._type is None or self._type(type_)
 
     def matches(self, line: bytes) -> bool:
         """Whether the event in an encoded line matches. A damaged line matches what an empty event does."""

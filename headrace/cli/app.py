@@ -20,6 +20,7 @@ COMMANDS: Final = (
     "demo",
     "init",
     "check",
+    "test",
     "run",
     "reload",
     "status",

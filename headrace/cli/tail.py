@@ -17,6 +17,9 @@ def tail(
     on: Annotated[
         list[str] | None, typer.Argument(metavar="[SOURCE[.EVENT]]...", help="Only these; without it all.")
     ] = None,
+    where: Annotated[
+        str | None, typer.Option("--where", metavar="JSON", help="Only what matches this pattern.")
+    ] = None,
     start: Annotated[
         str, typer.Option("--from", metavar="WHERE", help="earliest, latest, a time (RFC 3339) or a position.")
     ] = "latest",
@@ -26,7 +29,7 @@ def tail(
 ) -> None:
     """Print events as they are captured, one JSON line each."""
     leave_with_the_reader()
-    lines = _told(daemon_of(config).lines("/tail", on=on, limit=count, **{"from": start}))
+    lines = _told(daemon_of(config).lines("/tail", on=on, where=where, limit=count, **{"from": start}))
     data_lines(map(text_line, lines) if text else lines)
 
 

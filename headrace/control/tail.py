@@ -20,6 +20,7 @@ from headrace.delivery.run import Piece
 from headrace.delivery.selection import Selection
 from headrace.errors import Permanent
 from headrace.journal.block import Block
+from headrace.pattern import Pattern, PatternError
 from headrace.protocols import Position
 from headrace.suggest import did_you_mean, listed
 from headrace.tasks import first_of
@@ -29,9 +30,10 @@ ENDING: Final = web.AppKey("ending", asyncio.Event)  # set when the server close
 
 
 async def tail(request: web.Request) -> web.StreamResponse:
-    """`?from=&on=&limit=`: what is there from a place on, then what comes."""
+    """`?from=&on=&where=&limit=`: what is there from a place on, then what comes."""
     daemon = request.app[DAEMON]
-    selection = Selection(_checked(daemon, request.query.getall("on", [])))
+    on = _checked(daemon, request.query.getall("on", []))
+    selection = Selection(on, _pattern(request.query.get("where")))
     limit = _limit(request.query.get("limit"))
     if len(daemon.journal.shards) != 1:
         raise Permanent("this journal has several shards, which `tail` cannot follow yet")
@@ -39,6 +41,14 @@ async def tail(request: web.Request) -> web.StreamResponse:
     start = await start_of(daemon, shard, request.query.get("from", "latest"))
     reader = _Reader(daemon, shard, selection, partial(_gone, request), request.app[ENDING])
     return await stream(request, _limited(reader.lines(start), limit))
+
+
+def _pattern(text: str | None) -> Pattern | None:
+    """Raises `Permanent`."""
+    try:
+        return None if text is None else Pattern(text)
+    except PatternError as error:
+        raise Permanent(error.message) from error
 
 
 def _gone(request: web.Request) -> bool:

@@ -26,6 +26,7 @@ from headrace.delivery.selection import Selection
 from headrace.delivery.status import ConsumerStatus, Counts
 from headrace.errors import Fatal, JournalFailed, Permanent
 from headrace.event import Event
+from headrace.pattern import Pattern, Rows
 from headrace.protocols import Change, ConsumerJournal, Context, Flushes, Position, Row, Sink, StoresCursor
 from headrace.settings import ConsumerSettings
 from headrace.tasks import among, first_of
@@ -43,7 +44,9 @@ class Consumer:
         settings: ConsumerSettings,
         journal: ConsumerJournal,
         context: Callable[[bytes | None], Context],
+        rows: Rows | None = None,
     ) -> None:
+        """`rows` are what consumers share whose patterns look into the same blocks."""
         self.name = name
         self.settings = settings
         self.records = Records(journal, name)
@@ -51,7 +54,7 @@ class Consumer:
         self.control = Control()
         self._journal = journal
         self._context = context
-        self._selection = Selection(settings.on)
+        self._selection = Selection(settings.on, Pattern(settings.where, rows) if settings.where else None)
         self._prepared: dict[str, Position] = {}
         self._flows: dict[str, Flow] = {}
         self._slots: Slots | None = None
