@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -15,7 +17,10 @@ from headrace.handlers.process import Launch
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
-    """What a worker is started with. `timeout` is per event, `start_timeout` for the import; both in seconds."""
+    """What a worker is started with. `timeout` is per event, `start_timeout` for the import; both in seconds.
+
+    `contract`, the file that says how the function is called where that is not Headrace's own way, gets `options`.
+    """
 
     name: str
     function: str
@@ -24,6 +29,8 @@ class WorkerSettings:
     environment: dict[str, str]
     timeout: float
     start_timeout: float = 60.0
+    contract: Path | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def launch(self, connection: int, progress: int) -> Launch:
         setup = {
@@ -31,6 +38,7 @@ class WorkerSettings:
             "function": self.function,
             "directory": str(self.directory),
             "timeout": self.timeout,
+            **({} if self.contract is None else {**self.options, "contract": str(self.contract)}),
         }
         numbers = (str(connection), str(progress), str(os.getpid()))
         arguments = (self.python, "-I", str(wire.__file__), *numbers, json.dumps(setup))
@@ -43,6 +51,7 @@ class Outcome:
 
     Events before `finished` were called; `failed` says which of them failed and why, `returned` holds JSON lists. Those
     from `finished` on were not tried. `begun` is false where the worker died before it took the frame.
+    `partial`: one call for several events told which of them failed.
     """
 
     count: int
@@ -50,9 +59,16 @@ class Outcome:
     failed: dict[int, str] = field(default_factory=dict)
     returned: dict[int, bytes] = field(default_factory=dict)
     begun: bool = True
+    partial: bool = False
 
     def __post_init__(self) -> None:
         self.finished = self.count
+
+    def tell(self, failed: Mapping[str, str], untried: int) -> None:
+        """What a call for several events told about them."""
+        self.partial = True
+        self.failed.update({int(index): why for index, why in failed.items()})
+        self.finished = untried
 
     def end(self, index: int, why: str, overrun: int | None) -> None:
         """The worker died with event `index` in hand: it failed, unless it was answered already.
@@ -61,6 +77,8 @@ class Outcome:
         next one was merely killed with it, and is not blamed.
         """
         self.begun = index != wire.NOT_BEGUN
+        if self.partial:
+            return
         if index in self.failed or index in self.returned:
             self.finished = index + 1
         elif index < self.count:

@@ -1,4 +1,4 @@
-"""Runs a program for each event: the event's line on its standard input, exit code 0 for success."""
+"""Gives events to a program: one process for each, or one that stays and takes line after line."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ from pydantic import Field
 
 from headrace import failpoints
 from headrace.errors import Fatal, HeadraceError
+from headrace.event import Event
 from headrace.handlers.calls import event_id
 from headrace.handlers.environment import ProcessHandlerSettings
+from headrace.handlers.lines import LinesProcess, starter
 from headrace.handlers.output import ProcessOutput
+from headrace.handlers.pool import Pool, open_pool
 from headrace.handlers.process import Launch, Process, exit_text, memory_file
+from headrace.handlers.returned import children
 from headrace.protocols import Batch, Context, Logger, Position, Sink, Verdict
 
 _ERROR_LIMIT: Final = 500
@@ -26,12 +30,13 @@ class CommandHandler(ProcessHandlerSettings):
     """`command = ["./audit.sh", "--all"]`, run without a shell in the settings file's folder.
 
     A program named with a `/` starts at that folder, one without is found on the PATH. `mode = "exec"`: one process
-    per event.
+    per event, the event's line on its standard input, exit code 0 for success. `mode = "lines"`: the program stays,
+    reads a line per event, and writes a verdict per event to descriptor 3.
     """
 
     contract: str = "command"
     command: tuple[str, ...] = Field(min_length=1)
-    mode: Literal["exec"] = "exec"
+    mode: Literal["exec", "lines"] = "exec"
 
     def problems(self, directory: Path) -> Mapping[str, str]:
         try:
@@ -45,7 +50,12 @@ class CommandHandler(ProcessHandlerSettings):
 
     @asynccontextmanager
     async def _open(self, context: Context) -> AsyncIterator[Sink]:
-        sink = CommandSink(self._launch(context.directory), self.timeout, context.log)
+        launch = self._launch(context.directory)
+        if self.mode == "lines":
+            async with open_pool(starter(launch, self.timeout, context.log), self.limits(), context.log) as pool:
+                yield LinesSink(pool, context.source, one_at_a_time=self.ordering == "strict")
+            return
+        sink = CommandSink(launch, self.timeout, context.log)
         try:
             yield sink
         finally:
@@ -131,6 +141,44 @@ class CommandSink:
             process.kill()
         if self._running:
             await asyncio.wait({process.ended for process in self._running})
+
+
+class LinesSink:
+    """A batch at a time to each program; the verdict event by event."""
+
+    def __init__(self, pool: Pool[LinesProcess], source: str, *, one_at_a_time: bool) -> None:
+        self._pool = pool
+        self._source = source
+        self._one_at_a_time = one_at_a_time
+
+    async def deliver(self, batch: Batch) -> Verdict:
+        if not self._one_at_a_time or len(batch) == 1:
+            return await self._together(batch)
+        events: list[tuple[Position, Event]] = []
+        for index, (position, line) in enumerate(zip(batch.positions, batch.lines, strict=True)):
+            verdict = await self._together(Batch(batch.shard, [position], line, batch.attempt))
+            events += verdict.events
+            if verdict.failed:
+                return Verdict(verdict.failed, batch.positions[index + 1 :], events=events)
+        return Verdict(events=events)
+
+    async def _together(self, batch: Batch) -> Verdict:
+        """The program may work on all of them at once: no two have a key in common."""
+        program = await self._pool.take()
+        try:
+            answers = await program.call(batch)
+        finally:
+            self._pool.give(program, len(batch))
+        failed = {batch.positions[index]: why for index, why in answers.failed.items()}
+        events: list[tuple[Position, Event]] = []
+        for index, returned in sorted(answers.returned.items()):
+            position = batch.positions[index]
+            try:
+                made = children(Event.parse(batch.lines[index]), returned, self._source)
+                events += [(position, event) for event in made]
+            except ValueError as error:
+                failed[position] = f"the program returned no event: {error}"
+        return Verdict(failed, [batch.positions[index] for index in answers.open], events=events)
 
 
 def _failure(code: int, last_error: str) -> str:

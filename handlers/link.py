@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import socket
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any, Final
 
 from headrace import failpoints
@@ -20,12 +23,31 @@ from headrace.protocols import Batch, Logger
 
 _DONE: Final = wire.HEADER.pack(0, wire.DONE)
 _READ: Final = 1 << 18
+_ELSEWHERE: Final = -2  # as an event that was given up: none of this frame
+_REMEMBERED: Final = 4  # frames, for output that comes late
+_QUICK: Final = 0.002  # seconds per frame, up to which another one may wait behind it
+_SHARE: Final = 0.2  # of the last frame in the mean
+
+
+@dataclass(slots=True)
+class _Frame:
+    """One frame on its way."""
+
+    number: int
+    work: Batch
+    outcome: Outcome
+    future: asyncio.Future[Outcome]
+
+    def within(self, place: int) -> int | None:
+        """The number of the event in this frame, from what the progress tells; None where it tells of another."""
+        return place & (1 << wire.FRAME) - 1 if place >= 0 and place >> wire.FRAME == self.number else None
 
 
 class WorkerProcess:
-    """One worker. It takes one frame at a time, and is used no more once `usable` is false.
+    """One worker. It works on one frame after the other, and is used no more once `usable` is false.
 
     `ready` gives None, or the error for which it cannot be used. `on_end` is called once, when the process is gone.
+    `quick`: frames take so little time that the next one may be sent ahead, and then nobody waits for the way.
     """
 
     def __init__(self, settings: WorkerSettings, log: Logger, on_end: Callable[[WorkerProcess], None]) -> None:
@@ -36,13 +58,13 @@ class WorkerProcess:
         self.ready: asyncio.Future[HeadraceError | None] = self._loop.create_future()
         self.batch = False
         self.usable = True
-        self.idle_since = 0.0
         self._received = b""
         self._unsent = memoryview(b"")
-        self._work: Batch | None = None
-        self._last_work: Batch | None = None
-        self._future: asyncio.Future[Outcome] | None = None
-        self._outcome = Outcome(0)
+        self._frames: deque[_Frame] = deque()
+        self._recent: dict[int, Batch] = {}
+        self._number = 0
+        self._answered = 0  # frames, by what was received last
+        self._mean = math.inf
         self._begun = time.monotonic()
         self._overrun: int | None = None
         self._broken: HeadraceError | None = None
@@ -69,31 +91,53 @@ class WorkerProcess:
 
     # --- one frame
 
-    async def call(self, work: Batch) -> Outcome:
-        """Have every event of the batch called. Cancelling kills the worker, and waits for its end."""
-        self._last_work = self._work = work
-        self._outcome = Outcome(len(work))
-        self._future = self._loop.create_future()
-        self._progress.index[0] = wire.NOT_BEGUN
-        self._begun = time.monotonic()
+    async def call(self, work: Batch, *, together: bool = False) -> Outcome:
+        """Have every event called, or all `together`. Cancelling kills the worker, and waits for its end."""
+        frame = self._new_frame(work)
+        if len(self._frames) == 1:
+            self._begun = time.monotonic()
         if self._timer is None:
             self._arm(self._settings.timeout)
-        size = wire.HEADER.pack(wire.NUMBER.size + len(work.data), wire.EVENTS)
+        size = wire.HEADER.pack(wire.NUMBER.size + len(work.data), wire.TOGETHER if together else wire.EVENTS)
         self._send(b"".join((size, wire.NUMBER.pack(work.attempt), work.data)))
         failpoints.reach("handler.sent")
         try:
-            outcome = await self._future
+            outcome = await frame.future
         except asyncio.CancelledError:
+            if self._overrun is None:
+                self._overrun = _ELSEWHERE  # no event is to blame
             self.kill()
             await asyncio.wait({self.process.ended}, timeout=1)
             raise
         failpoints.reach("handler.answered")
         return outcome
 
+    def _new_frame(self, work: Batch) -> _Frame:
+        self._number += 1
+        frame = _Frame(self._number, work, Outcome(len(work)), self._loop.create_future())
+        self._frames.append(frame)
+        self._recent[frame.number] = work
+        self._recent.pop(frame.number - _REMEMBERED, None)
+        return frame
+
+    @property
+    def quick(self) -> bool:
+        return self._mean < _QUICK
+
     def _send(self, frame: bytes) -> None:
         if not self.usable:
             return
+        if self._unsent or self._answered > 1:
+            if not self._unsent:
+                self._loop.call_soon(self._flush_all)  # several were answered at once, and more will follow
+            self._unsent = memoryview(bytes(self._unsent) + frame)
+            return
         self._unsent = memoryview(frame)
+        self._flush_all()
+
+    def _flush_all(self) -> None:
+        if not self.usable:
+            return
         self._flush()
         if self._unsent:
             self._loop.add_writer(self._socket, self._flush_on)
@@ -113,6 +157,7 @@ class WorkerProcess:
 
     def _receive(self) -> None:
         data = self._read()
+        self._answered = 0
         if data == _DONE and not self._received:
             self._finish()
         elif data:
@@ -144,7 +189,9 @@ class WorkerProcess:
         if kind == wire.DONE:
             self._finish()
         elif kind == wire.RETURNED:
-            self._outcome.returned[wire.NUMBER.unpack_from(payload)[0]] = payload[wire.NUMBER.size :]
+            self._frames[0].outcome.returned[wire.NUMBER.unpack_from(payload)[0]] = payload[wire.NUMBER.size :]
+        elif kind == wire.PARTIAL:
+            self._frames[0].outcome.tell(**json.loads(payload))
         elif kind == wire.FAILED:
             self._failed(wire.NUMBER.unpack_from(payload)[0], json.loads(payload[wire.NUMBER.size :]))
         elif kind == wire.READY:
@@ -157,8 +204,10 @@ class WorkerProcess:
             self.stop(grace=1)
 
     def _failed(self, index: int, answer: Any) -> None:
-        self._outcome.failed[index] = answer["error"]
-        self._log.warning("the function raised", event_id=self._id(index), traceback=answer["traceback"])
+        frame = self._frames[0]
+        frame.outcome.failed[index] = answer["error"]
+        identity = event_id(frame.work.lines[index])
+        self._log.warning("the function raised", event_id=identity, traceback=answer["traceback"])
 
     def _is_ready(self, answer: Any) -> None:
         self.batch = answer["batch"]
@@ -170,9 +219,14 @@ class WorkerProcess:
             self.ready.set_result(error)
 
     def _finish(self) -> None:
-        self._work = None
-        if self._future is not None and not self._future.done():
-            self._future.set_result(self._outcome)
+        """The oldest frame is answered."""
+        frame, now = self._frames.popleft(), time.monotonic()
+        self._answered += 1
+        spent = now - self._begun
+        self._mean = spent if self._mean == math.inf else self._mean + _SHARE * (spent - self._mean)
+        self._begun = now
+        if not frame.future.done():
+            frame.future.set_result(frame.outcome)
 
     # --- time
 
@@ -191,7 +245,7 @@ class WorkerProcess:
             hint = "importing it takes too long or waits for something"
             self._broken = Transient(f"{self._settings.function} was not loaded in time", hint=hint)
             self.kill()
-        elif self._work is not None:
+        elif self._frames:
             since = max(self._begun, self._progress.since[0])
             left = since + self._settings.timeout - time.monotonic()
             if left > 0:
@@ -250,11 +304,15 @@ class WorkerProcess:
         return Fatal(message, hint="the code at module level ended it; its output is in the log")
 
     def _answer_for_the_dead(self, why: str) -> None:
-        """The frame it holds has an outcome all the same."""
-        if self._work is None:
-            return
-        self._outcome.end(self._progress.index[0], why, self._overrun)
-        self._finish()
+        """The frames it holds have an outcome all the same."""
+        place = self._progress.index[0]
+        while self._frames:
+            frame = self._frames[0]
+            index = frame.within(place)
+            overrun = None if self._overrun is None else frame.within(self._overrun)
+            given_up = _ELSEWHERE if overrun is None and self._overrun is not None else overrun
+            frame.outcome.end(wire.NOT_BEGUN if index is None else index, why, given_up)
+            self._finish()
 
     # --- whose output
 
@@ -262,10 +320,14 @@ class WorkerProcess:
         """The id of the event a line belongs to: by its mark, else the one in hand when the line is read."""
         if mark.isdigit():
             return self._id(int(mark))
-        return None if self._work is None else self._id(self._progress.index[0])
+        return self._id(self._progress.index[0]) if self._frames else None
 
-    def _id(self, index: int) -> str | None:
-        work = self._last_work
-        if work is None or not 0 <= index < len(work):
-            return None
-        return event_id(work.lines[index])
+    def _id(self, place: int) -> str | None:
+        work = self._recent.get(place >> wire.FRAME)
+        index = place & (1 << wire.FRAME) - 1
+        return event_id(work.lines[index]) if work is not None and index < len(work) else None
+
+
+def starter(settings: WorkerSettings, log: Logger) -> Callable[[Callable[[WorkerProcess], None]], WorkerProcess]:
+    """How a pool starts workers."""
+    return lambda on_end: WorkerProcess(settings, log, on_end)

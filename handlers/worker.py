@@ -1,12 +1,14 @@
 """The worker: runs one function of the user's, in the user's own Python, for a daemon at the other end of a socket.
 
 Standard library only, Python 3.9 or newer. Started as `PYTHON -I worker.py SOCKET PROGRESS PARENT SETUP`: two inherited
-descriptors, the daemon's process id, and JSON `{"handler", "function", "directory", "timeout"}`.
+descriptors, the daemon's process id, and JSON `{"handler", "function", "directory", "timeout"}`. With `"contract"`, the
+path of another file like this one, that file says how the function is called: `prepare(setup)` before it is imported,
+`adapt(function, setup, partial)` after.
 
-A frame is a u32 length (big-endian) of the payload, one byte of kind, the payload. The daemon sends one EVENTS frame
-(u32 attempt, then JSON lines) and waits for its DONE. A success without a returned event is told by the progress alone,
-which outlives the worker; everything else is sent before the next event is begun. So a death at any instruction leaves
-certain which events were finished and which one was in hand.
+A frame is a u32 length (big-endian) of the payload, one byte of kind, the payload. The daemon sends EVENTS frames (u32
+attempt, then JSON lines), perhaps one ahead, and each is answered by DONE, in their order. A success without a returned
+event is told by the progress alone, which outlives the worker; everything else is sent before the next event is begun.
+So a death at any instruction leaves certain which events were finished and which one was in hand.
 """
 
 from __future__ import annotations
@@ -31,11 +33,13 @@ from typing import IO, Any, NamedTuple
 if sys.version_info < (3, 9):  # noqa: UP036 - this file runs in the user's Python, not in Headrace's
     sys.exit("a handler's Python must be 3.9 or newer, and this is " + sys.version.split()[0])
 
-EVENTS = b"B"  # to the worker: u32 attempt, JSON lines
+EVENTS = b"B"  # to the worker: u32 attempt, JSON lines; one call for each
+TOGETHER = b"G"  # to the worker: the same; one call for all of them, with a list
 READY = b"R"  # the function is loaded: JSON {"batch"}
 BROKEN = b"X"  # it cannot be: JSON {"message", "hint"}
 FAILED = b"F"  # u32 index, JSON {"error", "traceback"}
 RETURNED = b"E"  # u32 index, JSON list of events
+PARTIAL = b"P"  # of a call for several: JSON {"failed": {index: why}, "untried": index}
 DONE = b"D"  # every event of the frame was called and answered
 LEAVING = b"Q"  # the function called `sys.exit`: this worker answers no more
 
@@ -43,6 +47,7 @@ HEADER = struct.Struct("!Ic")
 NUMBER = struct.Struct("!I")
 MARK = b"\0headrace "  # in front of what an event prints: the number of the event, and without one behind it
 NOT_BEGUN = -1
+FRAME = 32  # bits below the number of the frame, which counts from 1, in what the progress tells
 
 _OPTIONAL = frozenset(
     {"subject", "time", "dataschema", "datacontenttype", "partitionkey", "previouskey", "barrier", "sequence"}
@@ -54,7 +59,7 @@ _HINT_RETURN = 'return None, an event (a dict with "type" and "data") or a list 
 
 
 class Progress:
-    """Memory shared with the daemon: the number of the event in hand, and since when (`time.monotonic`)."""
+    """Memory shared with the daemon: the event in hand, by frame and number, and since when (`time.monotonic`)."""
 
     SIZE = 16
 
@@ -180,6 +185,13 @@ class Broken(Exception):
         self.hint = hint
 
 
+class Partial(NamedTuple):
+    """What a contract gives for a call with several events: which failed, and from which on they were not tried."""
+
+    failed: dict[int, str]
+    untried: int
+
+
 class Target(NamedTuple):
     """The loaded function, and how it is called."""
 
@@ -227,6 +239,16 @@ def _import_file(path: str) -> ModuleType:
         raise ImportError(f"{path} is no Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _import_alone(path: str) -> ModuleType:
+    """A file of Headrace's: its folder is nowhere the user's imports are looked for."""
+    spec = importlib.util.spec_from_file_location("headrace_contract", path)
+    if spec is None or spec.loader is None:
+        raise Broken(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
@@ -367,27 +389,28 @@ class Channel:
     def send(self, kind: bytes, payload: bytes = b"") -> None:
         self.send_bytes(HEADER.pack(len(payload), kind) + payload)
 
-    async def receive(self, *, asynchronous: bool) -> bytes | None:
-        """The next payload; None when the daemon has closed. Never suspends unless `asynchronous`."""
-        while (payload := self._take()) is None:
+    async def receive(self, *, asynchronous: bool) -> tuple[bytes, bytes] | None:
+        """The next kind and payload; None when the daemon has closed. Never suspends unless `asynchronous`."""
+        while (frame := self._take()) is None:
             if asynchronous:
                 await self._readable()
             chunk = self._socket.recv(1 << 18)
             if not chunk:
                 return None
             self._received += chunk
-        return payload
+        return frame
 
-    def _take(self) -> bytes | None:
+    def _take(self) -> tuple[bytes, bytes] | None:
         buffer = self._received
         if len(buffer) < HEADER.size:
             return None
-        end = HEADER.size + HEADER.unpack_from(buffer)[0]
+        size, kind = HEADER.unpack_from(buffer)
+        end = HEADER.size + size
         if len(buffer) < end:
             return None
         payload = bytes(buffer[HEADER.size : end])
         del buffer[:end]
-        return payload
+        return kind, payload
 
     async def _readable(self) -> None:
         import asyncio
@@ -431,7 +454,7 @@ class Worker:
 
     def _load(self) -> Target | None:
         try:
-            target = load(self._setup["function"], self._setup["directory"])
+            target = self._loaded()
         except Broken as broken:
             self._flush()
             self._channel.send(BROKEN, json.dumps({"message": broken.message, "hint": broken.hint}).encode())
@@ -440,27 +463,41 @@ class Worker:
         self._channel.send(READY, json.dumps({"batch": target.batch}).encode())
         return target
 
+    def _loaded(self) -> Target:
+        path = self._setup.get("contract")
+        contract = _import_alone(path) if path else None
+        if contract is None:
+            return load(self._setup["function"], self._setup["directory"])
+        contract.prepare(self._setup)
+        target = load(self._setup["function"], self._setup["directory"])
+        if target.asynchronous:
+            raise Broken("an async function cannot be called by this contract", "call asyncio.run inside")
+        return Target(contract.adapt(target.call, self._setup, Partial), asynchronous=False, batch=False, context=True)
+
     async def _serve(self, target: Target) -> None:
         done = HEADER.pack(0, DONE)
         index = self._progress.index
-        while (payload := await self._channel.receive(asynchronous=target.asynchronous)) is not None:
-            index[0] = 0
+        first = 0
+        while (frame := await self._channel.receive(asynchronous=target.asynchronous)) is not None:
+            kind, payload = frame
+            first += 1 << FRAME
+            index[0] = first
             lines = str(memoryview(payload)[NUMBER.size :], "utf-8", "surrogateescape").split("\n")
             lines.pop()
-            await self._frame(target, NUMBER.unpack_from(payload)[0], lines)
+            await self._frame(target, NUMBER.unpack_from(payload)[0], first, lines, together=kind == TOGETHER)
             if self._leaving:
                 self._channel.send(LEAVING)
                 return
-            index[0] = len(lines)
+            index[0] = first + len(lines)
             self._channel.send_bytes(done)
 
-    async def _frame(self, target: Target, attempt: int, lines: list[str]) -> None:
+    async def _frame(self, target: Target, attempt: int, first: int, lines: list[str], *, together: bool) -> None:
         context = Context(self._setup["handler"], attempt, self._setup["timeout"], self._progress.since)
-        if target.batch:
+        if target.batch or together:
             await self._call(target, context, 0, lines)
             return
         for index, line in enumerate(lines):
-            self._progress.index[0] = index
+            self._progress.index[0] = first + index
             await self._call(target, context, index, line)
             if self._leaving:
                 return
@@ -474,11 +511,20 @@ class Worker:
                 result = await result
             if self._process != os.getpid():  # the function forked, and this is the child
                 os._exit(0)
-            if result is not None:
+            if isinstance(result, Partial):
+                self._partial(index, result, one=isinstance(lines, str))
+            elif result is not None:
                 self._channel.send(RETURNED, NUMBER.pack(index) + encode_returned(result))
         except BaseException as error:  # noqa: BLE001 - the boundary between the user's code and ours
             self._failed(index, error)
         self._flush()
+
+    def _partial(self, index: int, result: Partial, *, one: bool) -> None:
+        if one:
+            text = {"error": "; ".join(result.failed.values()), "traceback": ""}
+            self._channel.send(FAILED, NUMBER.pack(index) + json.dumps(text).encode())
+        else:
+            self._channel.send(PARTIAL, json.dumps(result._asdict()).encode())
 
     def _decode(self, line: str) -> Event:
         return Event(self._scan(line, 0)[0])

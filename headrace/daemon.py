@@ -17,6 +17,7 @@ from headrace.child import ChildSource
 from headrace.clock import SystemClock
 from headrace.delivery.consumer import Consumer
 from headrace.delivery.records import Records, known_consumers
+from headrace.delivery.selection import Selections
 from headrace.errors import Permanent
 from headrace.journal.block import SealedBlock
 from headrace.journal.place import claim
@@ -55,6 +56,7 @@ class Daemon:
         self.orphans: dict[str, int] = {}
         self.captured: Counter[str] = Counter()  # durable events of each source since the daemon started
         self.up = False
+        self._selections = Selections()
         self._captures: dict[str, SourceCapture] = {}
         self._group: asyncio.TaskGroup
         self._stop = asyncio.Event()
@@ -98,7 +100,7 @@ class Daemon:
 
     async def _prepare(self, name: str) -> None:
         settings = self.config.consumers[name]
-        consumer = Consumer(name, settings, self.journal, partial(self._context, name))
+        consumer = Consumer(name, settings, self.journal, partial(self._context, name), self._selections)
         await consumer.prepare()
         self.consumers[name] = consumer
         self.orphans.pop(name, None)
@@ -112,7 +114,7 @@ class Daemon:
             if cursor is None:
                 continue
             for shard, at in cursor.shards.items():
-                self.journal.hold(name, shard, at.low)
+                self.journal.hold(name, shard, cursor.needs(shard))
                 self.orphans[name] = at.low
             hint = f"put it back, or `headrace consumer forget {name}`, or `headrace consumer rename {name} NEW`"
             self.log.warning("consumer is not in the settings and keeps its events", consumer=name, hint=hint)

@@ -29,6 +29,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from headrace.pattern_syntax import PatternError, load, parse
 from headrace.protocols import Context, Sink, Source
 from headrace.units import (
     format_duration,
@@ -59,6 +60,15 @@ def _uri_prefix(text: str) -> str:
     return text
 
 
+def _where(value: Any) -> Any:
+    try:
+        table = load(value)
+        parse(table)
+    except PatternError as error:
+        raise PydanticCustomError("mistakes", "{mistakes}", {"mistakes": error.mistakes}) from None
+    return table
+
+
 def _folder(path: Any) -> Any:
     if path == "":
         raise ValueError("must name a folder")
@@ -74,6 +84,8 @@ Start = Annotated[
     BeforeValidator(parse_start, json_schema_input_type=Literal["earliest", "latest"] | datetime),
 ]
 """Where a consumer begins when it is first seen."""
+Where = Annotated[dict[str, Any] | None, BeforeValidator(_where, json_schema_input_type=dict[str, Any] | str)]
+"""A pattern, written as a table or a JSON text; checked, and kept as a table for `headrace.pattern.Pattern`."""
 Address = Annotated[str, AfterValidator(_address)]
 """`HOST:PORT`."""
 
@@ -149,13 +161,14 @@ class ConsumerSettings(Settings):
 
     `bulk`: the sink takes whole batches in order, one at a time, and a batch fails as a whole; so
     the engine need not look at each event. `own_timeout`: the adapter itself enforces `timeout`,
-    for each event of a batch.
+    for each event of a batch. With more dead letters than `dead_letter_limit` the consumer pauses.
     """
 
     bulk: ClassVar[bool] = False
     own_timeout: ClassVar[bool] = False
 
     on: tuple[str, ...] | None = None
+    where: Where = None
     start: Start = "latest"
     ordering: Literal["key", "strict", "none"] = "key"
     concurrency: int = Field(1, ge=1, le=1_000)
@@ -163,7 +176,13 @@ class ConsumerSettings(Settings):
     retry: Retry = Retry()
     timeout: Duration = Field(30.0, gt=0)
     on_failure: Literal["dead-letter", "hold-key", "pause"] = "dead-letter"
+    dead_letter_limit: int = Field(10_000, ge=1)
     on_lag: Literal["stop-intake", "detach"] = "stop-intake"
+
+    @property
+    def in_flight(self) -> int:
+        """Deliveries at once: more than `concurrency` where the adapter wants the next one at hand."""
+        return self.concurrency
 
     @abstractmethod
     def open(self, context: Context) -> AbstractAsyncContextManager[Sink]:

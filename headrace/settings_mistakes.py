@@ -66,7 +66,7 @@ def mistakes(
     table around them says nothing.
     """
     around = {path[:length] for path in left_out for length in range(len(path) + 1)}
-    found = [_found(table, each) for each in error.errors(include_url=False)]
+    found = [one for each in error.errors(include_url=False) for one in _several(_found(table, each))]
     found = [each for each in found if each.path not in around]
     messages: dict[KeyPath, list[str]] = {}
     for each in _closest_members(found):
@@ -88,6 +88,17 @@ def _found(table: Mapping[str, Any], error: ErrorDetails) -> _Found:
         else:
             unions.append((path, str(part)))
     return _Found(path, tuple(unions), error)
+
+
+def _several(found: _Found) -> list[_Found]:
+    """A validator of a whole table may name several mistakes, each at a path below it."""
+    if found.error["type"] != "mistakes":
+        return [found]
+    several: list[_Found] = []
+    for below, message in found.error["ctx"]["mistakes"]:
+        error = ErrorDetails(type="value_error", loc=(), msg=message, input=None, ctx={"error": message})
+        several.append(_Found((*found.path, *below), (), error))
+    return several
 
 
 def _has(at: Any, part: str | int) -> bool:

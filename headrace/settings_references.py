@@ -51,6 +51,7 @@ _TOML_NAMES: Final[Mapping[type, str]] = {
     datetime: "a date and time",
     date: "a date",
     time: "a time of day",
+    type(None): "null",
 }
 
 

@@ -32,6 +32,12 @@ class Verifies(Protocol):
 
 def check(
     config: ConfigFile = None,
+    event: Annotated[
+        Path | None, typer.Option("--event", metavar="FILE", help="Say who would get the events in it, and why not.")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option("--source", metavar="NAME", help="The source of these events, if they do not say.")
+    ] = None,
     connect: Annotated[bool, typer.Option("--connect", help="Try to reach what the sources watch, too.")] = False,
 ) -> None:
     """Check the settings, the paths and the handlers, and say everything that is wrong. Exit 78."""
@@ -40,11 +46,41 @@ def check(
     file = settings_file(config)
     settings = _checked(file)
     talk(f"{file}: {_summary(settings)}")
+    if event is not None:
+        _route(settings, event, source)
     if connect:
         _show(asyncio.run(_connected(settings)))
 
 
 COMMAND = check
+
+
+def _route(settings: Config, file: Path, source: str | None) -> None:
+    """One line for each event and consumer. Raises `Permanent` where the file holds something else."""
+    from headrace.errors import Permanent
+    from headrace.event import Event
+    from headrace.routing import routes
+
+    try:
+        events = [Event.parse(text) for text in _events(file.read_bytes())]
+    except OSError as error:
+        raise Permanent(f"cannot read {file}: {error.strerror}") from error
+    except ValueError as error:
+        raise Permanent(f"{file}: {error}", hint="a CloudEvent as JSON, a list of them, or one on each line") from error
+    for each in events:
+        for route in routes(settings, each.line(), source):
+            data(clean(f"{each.id}: {route.consumer}: " + (f"no: {route.why_not}" if route.why_not else "yes")))
+
+
+def _events(content: bytes) -> list[bytes]:
+    """The encoded events of a file. Raises `ValueError`."""
+    import json
+
+    try:
+        value = json.loads(content)
+    except ValueError:
+        return [line for line in content.splitlines() if line.strip()]
+    return [json.dumps(one).encode() for one in (value if isinstance(value, list) else [value])]
 
 
 def _checked(file: Path) -> Config:

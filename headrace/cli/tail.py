@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from headrace.cli.asking import daemon_of
-from headrace.cli.options import ConfigFile
+from headrace.cli.options import ConfigFile, Where
 from headrace.cli.output import clean, data_lines, leave_with_the_reader, talk
 
 
@@ -20,13 +20,14 @@ def tail(
     start: Annotated[
         str, typer.Option("--from", metavar="WHERE", help="earliest, latest, a time (RFC 3339) or a position.")
     ] = "latest",
+    where: Where = None,
     count: Annotated[int | None, typer.Option("-n", min=0, metavar="N", help="End after N events.")] = None,
     text: Annotated[bool, typer.Option("--text", help="Short lines instead of JSON.")] = False,
     config: ConfigFile = None,
 ) -> None:
     """Print events as they are captured, one JSON line each."""
     leave_with_the_reader()
-    lines = _told(daemon_of(config).lines("/tail", on=on, limit=count, **{"from": start}))
+    lines = _told(daemon_of(config).lines("/tail", on=on, where=where, limit=count, **{"from": start}))
     data_lines(map(text_line, lines) if text else lines)
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from aiohttp import web
 
-from headrace.control import consumers, dead_letters, health, journal, link, pause, reload, status, tail
+from headrace.control import consumers, dead_letters, health, journal, link, moves, pause, reload, status, tail
 from headrace.control.admin import guard
 from headrace.control.answers import DAEMON, RELOADER, errors
 from headrace.control.reloading import Reloader
@@ -27,6 +27,7 @@ _ALL: Final = (
     *dead_letters.ROUTES,
     *journal.ROUTES,
     *link.ROUTES,
+    *moves.ROUTES,
     *pause.ROUTES,
     *reload.ROUTES,
     *tail.ROUTES,

@@ -14,7 +14,7 @@ from typing import Final
 from aiohttp import web
 
 from headrace.control.answers import DAEMON, stream, word
-from headrace.control.places import start_of
+from headrace.control.places import pattern_of, start_of
 from headrace.daemon import Daemon
 from headrace.delivery.run import Piece
 from headrace.delivery.selection import Selection
@@ -29,9 +29,10 @@ ENDING: Final = web.AppKey("ending", asyncio.Event)  # set when the server close
 
 
 async def tail(request: web.Request) -> web.StreamResponse:
-    """`?from=&on=&limit=`: what is there from a place on, then what comes."""
+    """`?from=&on=&where=&limit=`: what is there from a place on, then what comes."""
     daemon = request.app[DAEMON]
-    selection = Selection(_checked(daemon, request.query.getall("on", [])))
+    where = pattern_of(request.query.get("where"))
+    selection = Selection(_checked(daemon, request.query.getall("on", [])), where)
     limit = _limit(request.query.get("limit"))
     if len(daemon.journal.shards) != 1:
         raise Permanent("this journal has several shards, which `tail` cannot follow yet")
@@ -106,6 +107,7 @@ class _Reader:
             for block in page.blocks:
                 if lines := self._wanted(block, at):
                     yield lines
+                await asyncio.sleep(0)  # a pattern takes about a millisecond for a block
             at = max(at, page.next)
 
     def _wanted(self, block: Block, at: Position) -> Sequence[bytes]:

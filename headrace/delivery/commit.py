@@ -8,9 +8,10 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from headrace.delivery.cursor import Cursor, dead_space, parked_space
+from headrace.delivery.cursor import Cursor, Replay, ShardCursor, dead_space, parked_space
 from headrace.delivery.flow import Flow
 from headrace.delivery.records import Records
+from headrace.delivery.replay import ReplayFlow
 from headrace.errors import Fatal, JournalFailed
 from headrace.event import Event, source_seed
 from headrace.failpoints import reach
@@ -19,6 +20,7 @@ from headrace.protocols import Change, ConsumerJournal, Flushes, Position, Row, 
 
 SKIPPED_COMMIT: Final = 1.0  # seconds until a cursor that only skipped is committed
 HOPS: Final = 16  # returned events may lead to returned events this often
+OWN: Final = frozenset({"headraceredrive", "headracereplay"})  # said of one delivery: no child inherits it
 TYPES: Final = 256  # distinct types that fit one block
 EARLY: Final = 16  # events settled since the last commit that make the next one come at once
 UNCOMMITTED: Final = 64  # the same, beyond which no further event is delivered: what a crash may repeat
@@ -144,7 +146,13 @@ class Committer:
             self._rows |= {(dead_space(name), key): value for key, value in dead.items()}
         self._settled_returns = len(self._returned)
         self._collected = self._settled
-        return Cursor({shard: flow.cursor() for shard, flow in self._flows.items()}, self.state)
+        shards, replays = dict[str, ShardCursor](), dict[str, Replay]()
+        for flow in self._flows.values():
+            if not isinstance(flow, ReplayFlow):
+                shards[flow.shard] = flow.cursor()
+            elif not flow.finished:
+                replays[flow.journal_shard] = flow.stored_form()
+        return Cursor(shards, self.state, replays=replays)
 
     async def _write(self, cursor: Cursor) -> None:
         rows = [Row(space, key, value) for (space, key), value in self._rows.items()]
@@ -156,9 +164,10 @@ class Committer:
             await asyncio.shield(future)
         except Fatal as error:
             raise JournalFailed(error.message, hint=error.hint) from error
-        for shard, at in cursor.shards.items():
-            self._hold(shard, at.low)
-            self._flows[shard].stored(parked[shard])
+        for shard in cursor.shards:
+            self._hold(shard, cursor.needs(shard))
+        for name, flow in self._flows.items():
+            flow.stored(parked[name])
 
     def _sealed(self) -> list[SealedBlock]:
         """What was returned by the time of the cursor, and only that."""
@@ -175,9 +184,10 @@ class Committer:
 def child_of(parent: Event, event: Event, consumer: str, index: int, origin: str) -> Returned | None:
     """A returned event with its identity from its parent; None where it went round too often.
 
-    `index` counts the events of this parent. Raises `ValueError` where the event is not JSON.
+    `index` counts the events of this parent. The operator who redrives one lets it go round again. Raises
+    `ValueError` where the event is not JSON.
     """
-    hops = _hops(parent) + 1
+    hops = 1 if "headraceredrive" in parent.extensions else _hops(parent) + 1
     if hops > HOPS:
         return None
     made = msgspec.structs.replace(
@@ -185,7 +195,7 @@ def child_of(parent: Event, event: Event, consumer: str, index: int, origin: str
         id=f"{parent.id}/{consumer}/{index}",
         source=f"{origin}{consumer}",
         traceparent=event.traceparent or parent.traceparent,
-        extensions={**event.extensions, "headracehops": hops},
+        extensions={key: value for key, value in event.extensions.items() if key not in OWN} | {"headracehops": hops},
     )
     return Returned(made, made.line())
 

@@ -32,7 +32,7 @@ class Slots:
         self._flows = flows
         self._turns = deque(flows.values())
         self._outage = attempt.outage
-        self._count = 1 if settings.bulk or settings.ordering == "strict" else settings.concurrency
+        self._count = 1 if settings.bulk or settings.ordering == "strict" else settings.in_flight
         self._tasks: list[asyncio.Task[None]] = []
         self._bell = asyncio.Event()
         self._sooner = asyncio.Event()

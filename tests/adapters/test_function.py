@@ -321,7 +321,7 @@ def test_a_python_that_cannot_be_started_is_fatal(tmp_path: Path) -> None:
 
 def pids_of(sink: Any) -> list[int]:
     assert isinstance(sink, FunctionSink)
-    return [worker.process.pid for worker in sink._pool._running]
+    return [worker.process.pid for worker in sink._pool.running]
 
 
 def gone(sink: Any, pid: int) -> bool:
@@ -343,14 +343,15 @@ def test_a_worker_killed_between_frames_spends_no_attempt(tmp_path: Path) -> Non
     assert [line.split()[0] for line in lines(directory / "calls.txt")] == ["0", "1", "2", "3", "4"]
 
 
-def test_under_random_kills_every_verdict_is_true(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("concurrency", "size"), [(2, 50), (1, 1), (1, 3)])
+def test_under_random_kills_every_verdict_is_true(tmp_path: Path, concurrency: int, size: int) -> None:
     """Done means called to its end, skipped means never begun, and one kill costs at most one event."""
 
     async def main() -> None:
-        settings = handler("begins_and_ends", concurrency=2)
+        settings = handler("begins_and_ends", concurrency=concurrency)
         async with opened(settings, directory, Log()) as sink, asyncio.TaskGroup() as tasks:
             killer = tasks.create_task(kill_at_random(sink))
-            await asyncio.gather(*(deliver_all(sink, range(first, 4_000, 2)) for first in (0, 1)))
+            await asyncio.gather(*(deliver_all(sink, range(first, total, 2)) for first in (0, 1)))
             killer.cancel()
 
     async def kill_at_random(sink: Any) -> None:
@@ -364,7 +365,7 @@ def test_under_random_kills_every_verdict_is_true(tmp_path: Path) -> None:
     async def deliver_all(sink: Any, numbers: Sequence[int]) -> None:
         waiting = list(numbers)
         while waiting:
-            work, waiting = waiting[:50], waiting[50:]
+            work, waiting = waiting[:size], waiting[size:]
             try:
                 verdict = await sink.deliver(batch(*work))
             except Transient:  # killed as they start
@@ -377,14 +378,14 @@ def test_under_random_kills_every_verdict_is_true(tmp_path: Path) -> None:
             assert not not_begun.intersection(lines(directory / "calls.txt"))
             waiting = skipped + waiting
 
-    directory = folder(tmp_path)
+    directory, total = folder(tmp_path), 4_000 if size > 1 else 1_500
     kills: list[int] = []
     failed: set[int] = set()
     asyncio.run(main())
     calls = lines(directory / "calls.txt")
     begun, done = ([int(line.split()[1]) for line in calls if line.startswith(word)] for word in ("begin", "end"))
     assert len(set(begun)) == len(begun), "nothing was called twice"
-    assert set(range(4_000)) - failed <= set(done)
+    assert set(range(total)) - failed <= set(done)
     assert 0 < len(failed) <= len(kills)
 
 
@@ -433,6 +434,79 @@ def test_idle_workers_end_and_one_is_kept(tmp_path: Path, monkeypatch: pytest.Mo
             assert await sink.deliver(batch(0)) == Verdict()
 
     monkeypatch.setattr("headrace.handlers.pool._IDLE", 0.1)
+    asyncio.run(main())
+
+
+def test_the_last_worker_ends_too_and_comes_back_by_need(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened(handler("sleeps", concurrency=3, idle="200ms"), folder(tmp_path), Log()) as sink:
+            await asyncio.gather(*(sink.deliver(batch(0.05)) for _ in range(3)))
+            await until(lambda: not pids_of(sink))
+            assert await sink.deliver(batch(0)) == Verdict()
+            assert len(pids_of(sink)) == 1
+
+    asyncio.run(main())
+
+
+def test_workers_are_recycled_by_events(tmp_path: Path) -> None:
+    directory = folder(tmp_path)
+    deliver(handler("record", recycle={"events": 3}), directory, *(batch(2 * n, 2 * n + 1) for n in range(6)))
+    pids = [line.split()[1] for line in lines(directory / "calls.txt")]
+    assert [pids.count(pid) for pid in dict.fromkeys(pids)] == [4, 4, 4]
+
+
+def test_workers_are_recycled_by_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headrace.handlers.pool._LOOK", 0.0)
+    directory = folder(tmp_path)
+    (directory / "leaks.py").write_text(
+        "import os\nkept = []\ndef leak(event):\n    kept.append(os.urandom(40 << 20))\n"
+        "    open('pids.txt', 'a').write(f'{os.getpid()}\\n')\n"
+    )
+    settings = FunctionHandler.model_validate(
+        {"function": "leaks.py:leak", "concurrency": 1, "recycle": {"memory": "100MiB"}}
+    )
+    deliver(settings, directory, *(batch(n) for n in range(6)))
+    assert 2 <= len(set(lines(directory / "pids.txt"))) <= 3
+
+
+def test_a_quick_worker_has_the_next_delivery_at_hand(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened(handler("record"), directory, Log()) as sink:
+            for first in range(0, 200, 2):
+                both = await asyncio.gather(sink.deliver(batch(first)), sink.deliver(batch(first + 1)))
+                assert [*both] == [Verdict(), Verdict()]
+            assert len(pids_of(sink)) == 1
+
+    directory = folder(tmp_path)
+    asyncio.run(main())
+    assert [int(line.split()[0]) for line in lines(directory / "calls.txt")] == [*range(200)]
+
+
+def test_cancelling_one_of_two_deliveries_blames_nobody(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened(handler("sleeps"), folder(tmp_path), Log()) as sink:
+            for _ in range(20):  # it becomes a quick one
+                await sink.deliver(batch(0))
+            long = asyncio.ensure_future(sink.deliver(batch(0, 0.3)))
+            behind = asyncio.ensure_future(sink.deliver(batch(0)))
+            await asyncio.wait({long}, timeout=0.1)
+            behind.cancel()
+            verdict = await long
+            assert (dict(verdict.failed), list(verdict.skipped)) == ({}, [101])
+            assert await sink.deliver(batch(0)) == Verdict()
+
+    asyncio.run(main())
+
+
+def test_death_in_one_delivery_gives_the_next_to_another_worker(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened(handler("exits_hard"), folder(tmp_path), Log()) as sink:
+            for _ in range(20):
+                await sink.deliver(batch(0))
+            first, second = await asyncio.gather(sink.deliver(batch(0, 1, 2)), sink.deliver(batch(0, 2)))
+            assert (dict(first.failed), list(first.skipped)) == ({101: "exit code 3"}, [102])
+            assert second == Verdict()
+
     asyncio.run(main())
 
 

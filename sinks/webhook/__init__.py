@@ -1,0 +1,5 @@
+"""Events to an HTTP endpoint."""
+
+from headrace.sinks.webhook.settings import WebhookSink
+
+__all__ = ["WebhookSink"]
