@@ -1,0 +1,1 @@
+"""Captures a Postgres database by logical replication."""
