@@ -80,10 +80,21 @@ class _Function:
 
     def build(self) -> Run:
         namespace: dict[str, Any] = {
-            "slow": self._row.line, "crc32": crc32, "join": b"".join, "text": _encode, "json_text": json_text,
-            "hashed": hashed, "key_part": key_part, "in_json": in_json, "Unparsed": Unparsed,
-            "FRAME": self._frame, "SEED": self._seed, "SEPARATOR": b"t\0\0\0",
-            "START": self._frame.start, "UNTIL_TIME": self._frame.until_time, "UNTIL_KEY": self._frame.until_key,
+            "slow": self._row.line,
+            "crc32": crc32,
+            "join": b"".join,
+            "text": _encode,
+            "json_text": json_text,
+            "hashed": hashed,
+            "key_part": key_part,
+            "in_json": in_json,
+            "Unparsed": Unparsed,
+            "FRAME": self._frame,
+            "SEED": self._seed,
+            "SEPARATOR": b"t\0\0\0",
+            "START": self._frame.start,
+            "UNTIL_TIME": self._frame.until_time,
+            "UNTIL_KEY": self._frame.until_key,
             "UNTIL_SEQUENCE": self._frame.until_sequence,
             "PREFIX": bytes([self._letter]) + self._relation.message.oid.to_bytes(4),
         }

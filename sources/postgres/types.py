@@ -58,10 +58,30 @@ _BUILT_IN: Final[Mapping[Kind, tuple[int, ...]]] = MappingProxyType(
 _KINDS: Final[Mapping[int, Kind]] = MappingProxyType({oid: kind for kind, oids in _BUILT_IN.items() for oid in oids})
 _BUILT_IN_NAMES: Final[Mapping[str, int]] = MappingProxyType(
     {
-        "bool": 16, "bytea": 17, "int8": 20, "int2": 21, "int4": 23, "oid": 26, "float4": 700, "float8": 701,
-        "json": 114, "jsonb": 3802, "date": 1082, "time": 1083, "timestamp": 1114, "timestamptz": 1184,
-        "interval": 1186, "timetz": 1266, "bit": 1560, "varbit": 1562, "numeric": 1700, "uuid": 2950,
-        "macaddr": 829, "inet": 869, "cidr": 650, "pg_lsn": 3220,
+        "bool": 16,
+        "bytea": 17,
+        "int8": 20,
+        "int2": 21,
+        "int4": 23,
+        "oid": 26,
+        "float4": 700,
+        "float8": 701,
+        "json": 114,
+        "jsonb": 3802,
+        "date": 1082,
+        "time": 1083,
+        "timestamp": 1114,
+        "timestamptz": 1184,
+        "interval": 1186,
+        "timetz": 1266,
+        "bit": 1560,
+        "varbit": 1562,
+        "numeric": 1700,
+        "uuid": 2950,
+        "macaddr": 829,
+        "inet": 869,
+        "cidr": 650,
+        "pg_lsn": 3220,
     }
 )
 
