@@ -135,6 +135,15 @@ class Assembly:
         """Behind all that was handed out."""
         return self._position
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is being assembled."""
+        return self._open is None and not self._block.lines
+
+    def moved(self, position: Position) -> None:
+        """The same place, with a later `end`: nothing more was found up to it."""
+        self._position = position
+
     def feed(self, messages: Sequence[bytes]) -> Iterator[Portion]:
         """Take messages in; yields every portion that is full."""
         sink = self._sink()

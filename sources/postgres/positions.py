@@ -62,6 +62,7 @@ class SlotState(msgspec.Struct, frozen=True, array_like=True):
 
     name: str
     nonce: str
+    epoch: int
     ready: bool = False
     start: int = 0
     snapshot: bool = False

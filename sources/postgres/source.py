@@ -1,0 +1,94 @@
+"""The source: prepares publication and slot, then streams until the connection ends."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import psycopg
+
+from headrace.errors import Fatal
+from headrace.event import source_seed
+from headrace.protocols import Capture, Context
+from headrace.sources.postgres import connect, positions, publication
+from headrace.sources.postgres.assembly import Assembly
+from headrace.sources.postgres.connect import OLDEST, Connections
+from headrace.sources.postgres.failures import explained
+from headrace.sources.postgres.lines import Names
+from headrace.sources.postgres.replication import Replication
+from headrace.sources.postgres.settings import PostgresSource
+from headrace.sources.postgres.slots import Slots, check_server, look
+from headrace.sources.postgres.stream import History, Stream
+from headrace.sources.postgres.tables import Tables
+from headrace.sources.postgres.transactions import Spool
+from headrace.tasks import cause
+
+_SERVER: Final = "SELECT current_setting('wal_level') AS wal_level, pg_is_in_recovery() AS standby"
+
+
+class Postgres:
+    """One captured database."""
+
+    def __init__(self, settings: PostgresSource, context: Context) -> None:
+        self._settings = settings
+        self._context = context
+        self._connections = Connections(settings, context)
+        self._names = Names(context.source, source_seed(context.name))
+
+    async def run(self, out: Capture) -> None:
+        try:
+            with explained(self._connections.user):
+                await self._run(out)
+        except ExceptionGroup as group:
+            raise cause(group) from group
+
+    async def _run(self, out: Capture) -> None:
+        connections = self._connections
+        async with connections.open() as admin, connections.open(replication=True) as replication:
+            standby = await self._check(admin)
+            system = await connect.identify(replication)
+            await check_server(replication, system, out, self._settings, standby=standby)
+            publications = await self._publications(admin, standby=standby)
+            slots = Slots(self._settings, self._context.name, out)
+            state, _ = await slots.ready(admin, replication)
+            stream = Replication(replication)
+            slot = await look(admin, state.name)
+            assembly = await self._assembly(out, slot.flushed if slot else 0)
+            await stream.start(
+                state.name, publications, streaming=self._settings.streaming, origin=self._settings.origin
+            )
+            self._context.log.info("streaming", slot=state.name)
+            await Stream(stream, assembly, out, self._context.clock).run()
+
+    async def _check(self, admin: psycopg.AsyncConnection[Any]) -> bool:
+        """Whether the server is a standby. Raises `Fatal` where it cannot be captured."""
+        version = admin.info.server_version
+        if version < OLDEST * 10_000:
+            raise Fatal(f"Postgres {version // 10_000} is too old: {OLDEST} is the first that is supported")
+        [row] = await connect.rows(admin, _SERVER)
+        if row.wal_level != "logical":
+            raise Fatal(
+                f"the server's wal_level is {row.wal_level}",
+                hint="ALTER SYSTEM SET wal_level = 'logical'; and restart the server",
+            )
+        return bool(row.standby)
+
+    async def _publications(self, admin: psycopg.AsyncConnection[Any], *, standby: bool) -> list[str]:
+        name = self._settings.publication_name(self._context.name)
+        if not standby:
+            return await publication.ensure(admin, self._settings, name)
+        if self._settings.primary_dsn is None:
+            return await publication.existing(admin, [name, name + publication.INSERTS_ONLY])
+        async with self._connections.open(primary=True) as primary:
+            return await publication.ensure(primary, self._settings, name)
+
+    async def _assembly(self, out: Capture, flushed: int) -> Assembly:
+        position = await positions.position(out.state, self._settings.epoch)
+        known = await positions.relations(out.state)
+        tables = Tables(self._names, self._settings.shown, self._connections.primary_key, known)
+        history = History(position, flushed if self._settings.origin == "any" else position.lsn + 1, position.epoch)
+        spool = Spool(self._context.scratch)
+        return Assembly(
+            *(self._names, position, tables, spool),
+            wants_message=self._settings.wants_message,
+            check=history.check,
+        )
