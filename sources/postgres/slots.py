@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from typing import Any, Final, NamedTuple
 
@@ -25,6 +26,8 @@ FROM pg_replication_slots, (
 ) AS now (lsn)
 WHERE slot_name = %s
 """
+_LOOKS: Final = 200
+_PAUSE: Final = 0.05  # seconds between looks at a slot that must become free
 _NEW_EPOCH: Final = "to begin anew, with a new snapshot: set `epoch = {}` in the settings of the source"
 
 
@@ -86,6 +89,16 @@ async def create(
 
 async def drop(connection: psycopg.AsyncConnection[Any], name: str) -> None:
     await connection.execute("SELECT pg_drop_replication_slot(%s)", (name,))
+
+
+async def free(connection: psycopg.AsyncConnection[Any], name: str) -> None:
+    """Once nobody uses the slot: a server ends a connection that was closed a little later."""
+    for _ in range(_LOOKS):
+        slot = await look(connection, name)
+        if slot is None or slot.active_pid is None:
+            return
+        await asyncio.sleep(_PAUSE)
+    raise Transient(f"slot {name} is still in use")
 
 
 class Slots:

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import psycopg
 
-from headrace.errors import Fatal
+from headrace.errors import Fatal, Transient
 from headrace.event import source_seed
 from headrace.protocols import Capture, Context
 from headrace.sources.postgres import connect, positions, publication
@@ -16,12 +16,13 @@ from headrace.sources.postgres.failures import explained
 from headrace.sources.postgres.lines import Names
 from headrace.sources.postgres.replication import Replication
 from headrace.sources.postgres.settings import PostgresSource
-from headrace.sources.postgres.slots import Slots, check_server, look
+from headrace.sources.postgres.slots import Slots, check_server, free, look
 from headrace.sources.postgres.stream import History, Stream
 from headrace.sources.postgres.tables import Tables
 from headrace.sources.postgres.transactions import Spool
 from headrace.tasks import cause
 
+BACKLOG: Final = 64 << 20  # bytes of WAL behind which transactions are read whole; the server's default memory for one
 _SERVER: Final = "SELECT current_setting('wal_level') AS wal_level, pg_is_in_recovery() AS standby"
 
 
@@ -42,22 +43,51 @@ class Postgres:
             raise cause(group) from group
 
     async def _run(self, out: Capture) -> None:
-        connections = self._connections
-        async with connections.open() as admin, connections.open(replication=True) as replication:
+        async with self._connections.open() as admin:
             standby = await self._check(admin)
-            system = await connect.identify(replication)
-            await check_server(replication, system, out, self._settings, standby=standby)
             publications = await self._publications(admin, standby=standby)
-            slots = Slots(self._settings, self._context.name, out)
-            state, _ = await slots.ready(admin, replication)
-            stream = Replication(replication)
-            slot = await look(admin, state.name)
-            assembly = await self._assembly(out, slot.flushed if slot else 0)
-            await stream.start(
-                state.name, publications, streaming=self._settings.streaming, origin=self._settings.origin
-            )
-            self._context.log.info("streaming", slot=state.name)
-            await Stream(stream, assembly, out, self._context.clock).run()
+            while True:
+                async with self._connections.open(replication=True) as replication:
+                    state = await self._prepare(admin, replication, out, standby=standby)
+                    await self._stream(admin, replication, out, state, publications)
+                await free(admin, state.name)
+
+    async def _prepare(
+        self,
+        admin: psycopg.AsyncConnection[Any],
+        replication: psycopg.AsyncConnection[Any],
+        out: Capture,
+        *,
+        standby: bool,
+    ) -> positions.SlotState:
+        system = await connect.identify(replication)
+        await check_server(replication, system, out, self._settings, standby=standby)
+        state, _ = await Slots(self._settings, self._context.name, out).ready(admin, replication)
+        return state
+
+    async def _stream(
+        self,
+        admin: psycopg.AsyncConnection[Any],
+        replication: psycopg.AsyncConnection[Any],
+        out: Capture,
+        state: positions.SlotState,
+        publications: list[str],
+    ) -> None:
+        """Returns once a backlog is read: from then on transactions may come while they run.
+
+        To send a transaction while it runs is of no use where it is committed already, and costs a way over the disk.
+        """
+        slot = await look(admin, state.name)
+        if slot is None:
+            raise Transient(f"slot {state.name} has just gone")
+        backlog = slot.current - slot.flushed > BACKLOG
+        streaming = self._settings.streaming and not backlog
+        assembly = await self._assembly(out, slot.flushed)
+        stream = Replication(replication)
+        await stream.start(state.name, publications, streaming=streaming, origin=self._settings.origin)
+        self._context.log.info("streaming", slot=state.name, behind=max(slot.current - slot.flushed, 0))
+        target = slot.current if self._settings.streaming and backlog else None
+        await Stream(stream, assembly, out, self._context.clock, target).run()
 
     async def _check(self, admin: psycopg.AsyncConnection[Any]) -> bool:
         """Whether the server is a standby. Raises `Fatal` where it cannot be captured."""

@@ -18,7 +18,8 @@ from headrace.sources.postgres.positions import Position
 from headrace.sources.postgres.replication import MESSAGES, Replication
 from headrace.sources.postgres.slots import went_back
 
-REPORT: Final = 1.0  # seconds between reports of what is durable
+REPORT: Final = 1.0  # seconds between reports of what is durable, whether that moved or not
+SOON: Final = 0.1  # seconds from its moving to a report
 IDLE: Final = 10.0  # seconds between notes of how far the server looked without finding anything for us
 SILENT: Final = 30.0  # seconds without a word after which the server is asked for one; after two of them it is gone
 AT_ONCE: Final = 2  # appends in flight beyond which small portions wait to grow
@@ -47,15 +48,20 @@ class History:
 
 
 class Stream:
-    """Runs one connection's stream until it ends or is cancelled."""
+    """Runs one connection's stream until it ends, is cancelled, or has reached its target."""
 
-    def __init__(self, replication: Replication, assembly: Assembly, out: Capture, clock: Clock) -> None:
+    def __init__(
+        self, replication: Replication, assembly: Assembly, out: Capture, clock: Clock, target: int | None = None
+    ) -> None:
+        """`target`: end once everything up to this LSN is durable."""
+        self._target = target
         self._replication = replication
         self._assembly = assembly
         self._out = out
         self._clock = clock
         self._wake = asyncio.Event()
-        self._report_now = asyncio.Event()
+        self._moved = asyncio.Event()
+        self._asked = asyncio.Event()
         self._in_flight: deque[tuple[Future[None], int]] = deque()
         self._submitted = assembly.position
         self._durable = assembly.position.end
@@ -63,12 +69,14 @@ class Stream:
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._report(), name="feedback")
-            group.create_task(self._watch(), name="silence")
+            others = [group.create_task(self._report(), name="feedback"), group.create_task(self._watch())]
             await self._pump()
+            for task in others:
+                task.cancel()
+        await self._replication.report(self._durable, self._clock.time())
 
     async def _pump(self) -> None:
-        while True:
+        while not self._reached():
             messages = self._replication.take()
             if messages:
                 self._heard = monotonic()
@@ -83,6 +91,11 @@ class Stream:
             if not messages:
                 await self._note_idle()
                 await self._replication.readable(REPORT, self._wake)
+
+    def _reached(self) -> bool:
+        if self._target is None or self._in_flight or not self._assembly.idle:
+            return False
+        return self._assembly.idle_end >= self._target
 
     async def _submit(self, portion: Portion) -> None:
         reach("postgres.before-submit")
@@ -104,7 +117,9 @@ class Stream:
             if future.cancelled() or future.exception():
                 break
             self._in_flight.popleft()
-            self._durable = max(self._durable, end)
+            if end > self._durable:
+                self._durable = end
+                self._moved.set()
         self._wake.set()
 
     async def _note_idle(self) -> None:
@@ -118,7 +133,9 @@ class Stream:
             self._track(await self._out.submit([], [self._submitted.write()]), end)
         if due:
             self._noted = monotonic()
-            self._report_now.set()
+        if self._assembly.reply_wanted:
+            self._asked.set()
+            self._moved.set()
         self._assembly.reply_wanted = False
 
     def _raise_failed(self) -> None:
@@ -127,12 +144,10 @@ class Stream:
 
     async def _report(self) -> None:
         while True:
-            try:
-                async with asyncio.timeout(REPORT):
-                    await self._report_now.wait()
-            except TimeoutError:
-                pass
-            self._report_now.clear()
+            await _within(REPORT, self._moved)
+            await _within(SOON, self._asked)
+            self._moved.clear()
+            self._asked.clear()
             reach("postgres.before-report")
             await self._replication.report(self._durable, self._clock.time())
 
@@ -145,3 +160,12 @@ class Stream:
                 raise Transient(f"Postgres: nothing heard for {silent:.0f} seconds")
             if silent > SILENT:
                 await self._replication.report(self._durable, self._clock.time(), reply=True)
+
+
+async def _within(seconds: float, event: asyncio.Event) -> None:
+    """Until the event, and no longer than that."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        pass
