@@ -22,7 +22,7 @@ from headrace.sources.postgres.tables import Table, Tables
 from headrace.sources.postgres.transactions import Spool, Spooled
 
 ROWS: Final = frozenset(b"IUDRYTMO")  # what may stand inside a transaction
-_MANY: Final = 1_000  # messages kept before they are decoded, while their transaction goes on
+MANY: Final = 1_000  # messages kept before they are decoded, while their transaction goes on
 _FULL: Final = BLOCK_BYTES - (1 << 14)
 
 
@@ -163,7 +163,7 @@ class Assembly:
                 yield from self._lone_message(protocol.logical_message(message))
             else:
                 self._learn(message, letter)
-        if len(self._rows) >= _MANY and self._streaming is None:
+        if len(self._rows) >= MANY and self._streaming is None:
             yield from self._decode()
 
     def _sink(self) -> Callable[[bytes], None] | None:
@@ -265,7 +265,7 @@ class Assembly:
         if room < 2 and len(block.lines) > 1:
             return first
         if table.changed:
-            self._compare(table)
+            self._compare(table, self._ordinal + 1)
         before = len(block.lines)
         stop = min(len(rows), first + max(room - 1, 1))
         reached = table.runs[letter](
@@ -355,9 +355,9 @@ class Assembly:
                 continue
             yield from self._make_room()
             if table.changed:
-                self._compare(table)
+                self._compare(table, self._ordinal)
             data = {"cascade": message.cascade, "restart_identity": message.restart_identity}
-            self._put(self._table_event(table, "truncate", data))
+            self._put(self._table_event(table, "truncate", data, self._ordinal))
 
     def _done(self) -> bool:
         """Whether the current ordinal is in the journal already."""
@@ -380,28 +380,23 @@ class Assembly:
         end = max(message.lsn, self._position.end)
         self._position = Position(self._known.epoch, message.lsn, 0, True, 0, 0, end)
 
-    def _compare(self, table: Table) -> None:
-        """Keep what the table looks like; an event says what changed, before the first row that shows it."""
+    def _compare(self, table: Table, ordinal: int) -> None:
+        """Keep what the table looks like; an event says what changed, before the first one that shows it."""
         known, difference = self._tables.difference(table)
         self._block.writes.append(known.write(table.relation.message.oid))
         if difference is not None:
-            self._ordinal += 1
-            event = self._table_event(table, "schema", difference)
-            self._ordinal -= 1
             suffix = f"schema-{table.relation.message.oid}-{known.digest}"
-            self._line(_before(event, suffix))
+            self._line(_before(self._table_event(table, "schema", difference, ordinal), suffix))
 
     # Single events
 
-    def _table_event(self, table: Table, operation: str, data: dict[str, Any]) -> Event:
-        message, prefix = table.relation.message, table.relation.key_prefix
-        about = {"op": operation, "schema": message.schema, "table": message.table}
-        return self._event(operation, table.relation.subject, about | data, prefix, prefix)
-
-    def _event(self, operation: str, subject: str, data: dict[str, Any], key: str, barrier: str | None) -> Event:
+    def _table_event(self, table: Table, operation: str, data: dict[str, Any], ordinal: int) -> Event:
         if self._open is None:
             raise protocol.Malformed("a change outside a transaction")
-        return self._make(operation, subject, data, key, barrier, self._open.tx, self._ordinal)
+        message, prefix = table.relation.message, table.relation.key_prefix
+        about = {"op": operation, "schema": message.schema, "table": message.table}
+        subject = table.relation.subject
+        return self._make(operation, subject, about | data, prefix, prefix, self._open.tx, ordinal)
 
     def _make(
         self, operation: str, subject: str, data: dict[str, Any], key: str, barrier: str | None, tx: Tx, ordinal: int
