@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,6 @@ TRAPS: list[tuple[str, str, Any]] = [
     ("pair", '(1,"x y")', '(1,"x y")'),
     ("text", 'tab\tquote"back\\slash\u2028', 'tab\tquote"back\\slash\u2028'),
     ("bit(3)", "101", "101"),
-    ("xml", "<a>&amp;</a>", "<a>&amp;</a>"),
     ("tsvector", "'a':1 'b':2", "'a':1 'b':2"),
     ("money", "12.34", "$12.34"),
     ("point", "(1,2)", "(1,2)"),
@@ -77,6 +77,7 @@ def test_every_trap(database: Database, tmp_path: Path) -> None:
     assert event.data["unparsed"] == [f"c{n}" for n in unparsed]
 
 
+NUMBERS = count()
 CAST: dict[str, st.SearchStrategy[Any]] = {
     "int8": st.integers(-(2**63), 2**63 - 1),
     "float8": st.floats(allow_nan=False),
@@ -84,10 +85,7 @@ CAST: dict[str, st.SearchStrategy[Any]] = {
     "text": st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=400),
     "bytea": st.binary(max_size=300),
     "jsonb": st.recursive(
-        st.none()
-        | st.booleans()
-        | st.integers(-(2**53), 2**53)
-        | st.text(st.characters(codec="ascii", min_codepoint=32)),
+        st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text('ab "\\/é', max_size=5),
         lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abc", max_size=3), inner, max_size=3),
         max_leaves=8,
     ),
@@ -107,13 +105,11 @@ def test_what_an_event_holds_casts_back_to_what_was_written(
         found = MemoryCapture()
         database.execute("DROP TABLE IF EXISTS t", f"CREATE TABLE t (id serial PRIMARY KEY, {columns})")
         database.execute("DROP PUBLICATION IF EXISTS p", "CREATE PUBLICATION p FOR TABLE t")
-        slot = f"{database.name}_{abs(hash(str(rows)))}"
+        slot = f"{database.name}_{next(NUMBERS)}"
         async with running(source(database, publication="p", slot=slot), tmp_path, found):
             await asyncio.to_thread(_write, database, rows)
             await until(found, lambda events: len(events) >= len(rows))
-        database.execute(
-            f"SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '{slot}'"
-        )
+        database.drop_slot(slot)
         return [event.data["after"] for event in found.events]
 
     for after in asyncio.run(main()):
