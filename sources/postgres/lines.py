@@ -50,6 +50,16 @@ class Tx:
         self.tail = b',"commit_time":"%b"%b,"last":%b' % (self.time, named, END)
 
 
+def snapshot_tx(epoch: int, run: str, lsn: int, time: int) -> Tx:
+    """What events of rows that were there share: the stream goes on from `lsn`. `run`: another one for each attempt."""
+    tx = Tx(epoch, lsn, 0, time)
+    tx.head_id = b"%d/snapshot-%b/" % (epoch, run.encode())
+    tx.sequence = b"%04d/%016X/0000000000r" % (epoch, lsn)
+    tx.head = b',"tx":{"id":null,"lsn":"%b","ordinal":0' % lsn_text(lsn).encode()
+    tx.tail = b',"commit_time":null,"last":%b' % END
+    return tx
+
+
 @dataclass(frozen=True, slots=True)
 class Names:
     """What all events of a source share."""
@@ -108,7 +118,8 @@ class Row:
         self._relation = relation
         self.seed = crc32(relation.key_prefix.encode("utf-8", "surrogatepass"), names.seed)
         self._names = {field.place: field.json_name for field in relation.columns}
-        self._previous = b'"previouskey":"' + in_json(relation.key_prefix.encode("utf-8", "surrogatepass"))
+        self.prefix = in_json(relation.key_prefix.encode("utf-8", "surrogatepass"))
+        self._previous = b'"previouskey":"' + self.prefix
 
     def tuples(self, message: bytes) -> tuple[list[Value] | None, int, list[Value] | None]:
         """Old values, their kind and new values, as far as they were sent."""
@@ -134,6 +145,16 @@ class Row:
         head = (frame.start, tx.head_id, number, frame.until_time, tx.time, frame.until_key, in_json(key))
         place = (frame.until_sequence, tx.sequence, number.rjust(10, b"0"), b'",', renamed, frame.until_values[2:])
         return b"".join((*head, *place, values, tx.head, number, tx.tail)), self.hash(key), special
+
+    def read(self, frame: Frame, row: list[Value], tx: Tx) -> tuple[bytes, int]:
+        """The line of a row that was there already, behind its `ctid`, and its key's hash."""
+        ctid, *values = row
+        key = self.key(values)
+        identity = in_json(key) if self._relation.key else ctid
+        head = (frame.start, tx.head_id, self.prefix, identity, frame.until_time, tx.time, frame.until_key)
+        place = (in_json(key), frame.until_sequence, tx.sequence, frame.until_values)
+        parts = (*head, *place, self.values(None, 0, values), tx.head, tx.tail)
+        return b"".join(part for part in parts if isinstance(part, bytes)), self.hash(key)
 
     def _completed(self, old: list[Value], kind: int, new: list[Value]) -> list[Value]:
         """An unchanged value is that of the old row, where all of it was sent, or at least its key."""

@@ -37,7 +37,7 @@ TEXTS: dict[int, st.SearchStrategy[tuple[bytes, Any]]] = {
 def tables(draw: st.DrawFn) -> tuple[list[tuple[str, int, bool]], str]:
     """Columns, some of them in the key, and the replica identity."""
     names = draw(
-        st.lists(st.text(min_size=1, max_size=5).filter(lambda t: "\0" not in t), min_size=1, max_size=6, unique=True)
+        st.lists(st.text(min_size=1, max_size=5).filter(lambda t: "\0" not in t), min_size=1, max_size=4, unique=True)
     )
     names = [name for name in names if name.isprintable()] or ["a"]
     types = [draw(st.sampled_from(sorted(TEXTS))) for _ in names]
