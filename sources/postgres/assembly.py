@@ -258,8 +258,9 @@ class Assembly:
             raise protocol.Malformed("a row outside a transaction")
         table = self._table(rows[first])
         skip = self._open.skip
-        if table is None or skip == -1 or self._ordinal < skip:
-            return self._pass_over(rows, first, table)
+        early = table is not None and self._open.tx.lsn < table.since
+        if table is None or early or skip == -1 or self._ordinal < skip:
+            return self._pass_over(rows, first, all_=table is None or early or skip == -1)
         block = self._block
         room = block.room(table.average)
         if room < 2 and len(block.lines) > 1:
@@ -286,9 +287,9 @@ class Assembly:
         except KeyError:
             raise protocol.Malformed(f"a row of relation {oid}, of which no message told") from None
 
-    def _pass_over(self, rows: Sequence[bytes], first: int, table: Table | None) -> int:
+    def _pass_over(self, rows: Sequence[bytes], first: int, *, all_: bool) -> int:
         """Count rows that are not wanted, or in the journal already."""
-        skip = len(rows) if table is None or self._skip == -1 else self._skip - self._ordinal
+        skip = len(rows) if all_ else self._skip - self._ordinal
         prefix = rows[first][25:30]
         index = first
         for index in range(first, min(len(rows), first + skip)):
@@ -351,7 +352,7 @@ class Assembly:
         for oid in message.relations:
             self._ordinal += 1
             table = self._tables.get(oid)
-            if table is None or self._done():
+            if table is None or self._done() or (self._open is not None and self._open.tx.lsn < table.since):
                 continue
             yield from self._make_room()
             if table.changed:

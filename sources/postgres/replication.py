@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 import psycopg
 from psycopg import pq, sql
 
-from headrace.errors import HeadraceError, Transient
+from headrace.errors import Transient
 from headrace.sources.postgres.failures import explain
 from headrace.sources.postgres.protocol import status_update
 
@@ -22,13 +22,98 @@ def protocol_version(server_version: int) -> int:
     return 4 if major >= 16 else 3 if major == 15 else 2
 
 
-class Replication:
-    """A started stream. Raises `Transient` or `Fatal` when it ends."""
+class CopyOut:
+    """Messages of a COPY that a connection is in: taken without waiting. Raises `Transient` or `Fatal` at an error."""
 
     def __init__(self, connection: psycopg.AsyncConnection[Any]) -> None:
         self._connection = connection
         self._pgconn = connection.pgconn
+        self.ended = False
+
+    def take(self) -> list[bytes]:
+        """Up to `MESSAGES` that came, without waiting."""
+        get = self._pgconn.get_copy_data
+        found: list[bytes] = []
+        add = found.append
+        fresh = False
+        while len(found) < MESSAGES:
+            count, data = get(1)
+            if count > 0:
+                add(bytes(data))
+                fresh = False
+            elif count == 0:
+                if fresh:
+                    break
+                self._consume()
+                fresh = True
+            else:
+                self._end()
+                break
+        return found
+
+    def _consume(self) -> None:
+        try:
+            self._pgconn.consume_input()
+        except psycopg.Error as error:
+            raise explain(error) from error
+
+    def _end(self) -> None:
+        """The COPY is over, as it should be, or because the server says so or the connection broke."""
+        self.ended = True
+        while (result := self._pgconn.get_result()) is not None:
+            if result.status == pq.ExecStatus.FATAL_ERROR:
+                raise explain(_error(result))
+
+    async def readable(self, timeout: float, wake: asyncio.Event) -> None:
+        """Until something comes, `wake` is set, or the seconds are over."""
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._pgconn.socket, wake.set)
+        try:
+            async with asyncio.timeout(timeout):
+                await wake.wait()
+        except TimeoutError:
+            pass
+        finally:
+            loop.remove_reader(self._pgconn.socket)
+            wake.clear()
+
+    async def _writable(self) -> None:
+        loop = asyncio.get_running_loop()
+        ready = asyncio.Event()
+        loop.add_writer(self._pgconn.socket, ready.set)
+        try:
+            await ready.wait()
+        finally:
+            loop.remove_writer(self._pgconn.socket)
+
+    async def copy(self, query: bytes) -> None:
+        """Begin a COPY to us on an idle connection."""
+        self.ended = False
+        try:
+            self._pgconn.send_query(query)
+            while self._pgconn.flush():
+                await self._writable()
+            wake = asyncio.Event()
+            while self._pgconn.is_busy():
+                await self.readable(60.0, wake)
+                self._consume()
+            result = self._pgconn.get_result()
+        except psycopg.Error as error:
+            raise explain(error) from error
+        if result is None or result.status != pq.ExecStatus.COPY_OUT:
+            raise explain(_error(result)) if result else Transient("Postgres: the connection ended")
+
+
+class Replication(CopyOut):
+    """A started stream. Raises `Transient` or `Fatal` when it ends."""
+
+    def __init__(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        super().__init__(connection)
         self._writing = asyncio.Lock()
+
+    def _end(self) -> None:
+        super()._end()
+        raise Transient("Postgres: the server ended the stream")
 
     async def start(
         self, slot: str, publications: Sequence[str], *, streaming: bool, origin: Literal["any", "none"]
@@ -49,52 +134,6 @@ class Replication:
         statement = sql.SQL("START_REPLICATION SLOT {} LOGICAL 0/0 ({})").format(sql.Identifier(slot), given)
         await self._connection.execute(statement)
 
-    def take(self) -> list[bytes]:
-        """Up to `MESSAGES` that came, without waiting."""
-        get = self._pgconn.get_copy_data
-        found: list[bytes] = []
-        add = found.append
-        fresh = False
-        while len(found) < MESSAGES:
-            count, data = get(1)
-            if count > 0:
-                add(bytes(data))
-                fresh = False
-            elif count == 0:
-                if fresh:
-                    break
-                self._consume()
-                fresh = True
-            else:
-                raise self._ended()
-        return found
-
-    def _consume(self) -> None:
-        try:
-            self._pgconn.consume_input()
-        except psycopg.Error as error:
-            raise explain(error) from error
-
-    def _ended(self) -> HeadraceError:
-        """Why the stream ended: the server said so, or the connection broke."""
-        result = self._pgconn.get_result()
-        if result is not None and result.status == pq.ExecStatus.FATAL_ERROR:
-            return explain(_error(result))
-        return Transient("Postgres: the server ended the stream")
-
-    async def readable(self, timeout: float, wake: asyncio.Event) -> None:
-        """Until something comes, `wake` is set, or the seconds are over."""
-        loop = asyncio.get_running_loop()
-        loop.add_reader(self._pgconn.socket, wake.set)
-        try:
-            async with asyncio.timeout(timeout):
-                await wake.wait()
-        except TimeoutError:
-            pass
-        finally:
-            loop.remove_reader(self._pgconn.socket)
-            wake.clear()
-
     async def report(self, lsn: int, time: float, *, reply: bool = False) -> None:
         """Tell the server that all up to `lsn` is durable; `reply` asks for an answer."""
         async with self._writing:
@@ -105,15 +144,6 @@ class Replication:
                     await self._writable()
             except psycopg.Error as error:
                 raise explain(error) from error
-
-    async def _writable(self) -> None:
-        loop = asyncio.get_running_loop()
-        ready = asyncio.Event()
-        loop.add_writer(self._pgconn.socket, ready.set)
-        try:
-            await ready.wait()
-        finally:
-            loop.remove_writer(self._pgconn.socket)
 
 
 def _listed(name: str) -> str:

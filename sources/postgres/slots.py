@@ -6,6 +6,7 @@ import asyncio
 import secrets
 from typing import Any, Final, NamedTuple
 
+import msgspec
 import psycopg
 from psycopg import sql
 
@@ -125,6 +126,13 @@ class Slots:
         if slot is not None and (state is None or not state.nonce):
             return await self._adopt(slot), None
         return await self._create(admin, replication, state, slot)
+
+    async def snapshot_done(self, state: SlotState) -> SlotState:
+        """All tables are in the journal."""
+        done = msgspec.structs.replace(state, snapshot_done=True)
+        await self._out.append([], [done.write()])
+        reach("postgres.snapshot-done")
+        return done
 
     async def _adopt(self, slot: Slot) -> SlotState:
         """Somebody created it for us: begin where it stands."""

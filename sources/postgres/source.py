@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import psycopg
@@ -11,12 +14,15 @@ from headrace.event import source_seed
 from headrace.protocols import Capture, Context
 from headrace.sources.postgres import connect, positions, publication
 from headrace.sources.postgres.assembly import Assembly
+from headrace.sources.postgres.catalogue import published
 from headrace.sources.postgres.connect import OLDEST, Connections
 from headrace.sources.postgres.failures import explained
 from headrace.sources.postgres.lines import Names
+from headrace.sources.postgres.protocol import lsn_text
 from headrace.sources.postgres.replication import Replication
 from headrace.sources.postgres.settings import PostgresSource
-from headrace.sources.postgres.slots import Slots, check_server, free, look
+from headrace.sources.postgres.slots import Created, Slots, check_server, create, free, look
+from headrace.sources.postgres.snapshot import Snapshot, Source, since, states
 from headrace.sources.postgres.stream import History, Stream
 from headrace.sources.postgres.tables import Tables
 from headrace.sources.postgres.transactions import Spool
@@ -48,7 +54,7 @@ class Postgres:
             publications = await self._publications(admin, standby=standby)
             while True:
                 async with self._connections.open(replication=True) as replication:
-                    state = await self._prepare(admin, replication, out, standby=standby)
+                    state = await self._prepare(admin, replication, out, publications, standby=standby)
                     await self._stream(admin, replication, out, state, publications)
                 await free(admin, state.name)
 
@@ -57,13 +63,40 @@ class Postgres:
         admin: psycopg.AsyncConnection[Any],
         replication: psycopg.AsyncConnection[Any],
         out: Capture,
+        publications: list[str],
         *,
         standby: bool,
     ) -> positions.SlotState:
+        """A slot to stream from, with all rows that were there before it in the journal."""
         system = await connect.identify(replication)
         await check_server(replication, system, out, self._settings, standby=standby)
-        state, _ = await Slots(self._settings, self._context.name, out).ready(admin, replication)
-        return state
+        slots = Slots(self._settings, self._context.name, out)
+        state, created = await slots.ready(admin, replication)
+        if not state.snapshot or state.snapshot_done:
+            return state
+        tables = await published(admin, self._settings, publications)
+        snapshot = Snapshot(
+            *(self._connections, self._context, self._names, out),
+            epoch=self._settings.epoch,
+            readers=self._settings.snapshot_readers,
+        )
+        async with self._exported(created) as source:
+            self._context.log.info("snapshot", tables=len(tables), lsn=lsn_text(source.lsn))
+            await snapshot.read(source, tables)
+        return await slots.snapshot_done(state)
+
+    @asynccontextmanager
+    async def _exported(self, created: Created | None) -> AsyncIterator[Source]:
+        """The snapshot of the new slot, or of a temporary one where ours was made before a crash, or by others."""
+        if created is not None and created.snapshot is not None:
+            yield Source(created.snapshot, created.start)
+            return
+        async with self._connections.open(replication=True) as replication:
+            name = f"headrace_tmp_{secrets.token_hex(8)}"
+            made = await create(replication, name, export=True, temporary=True)
+            if made.snapshot is None:
+                raise Transient("the server exported no snapshot")
+            yield Source(made.snapshot, made.start)
 
     async def _stream(
         self,
@@ -114,7 +147,8 @@ class Postgres:
     async def _assembly(self, out: Capture, flushed: int) -> Assembly:
         position = await positions.position(out.state, self._settings.epoch)
         known = await positions.relations(out.state)
-        tables = Tables(self._names, self._settings.shown, self._connections.primary_key, known)
+        begun = since(await states(out.state, self._settings.epoch))
+        tables = Tables(self._names, self._settings.shown, self._connections.primary_key, known, begun)
         history = History(position, flushed if self._settings.origin == "any" else position.lsn + 1, position.epoch)
         spool = Spool(self._context.scratch)
         return Assembly(

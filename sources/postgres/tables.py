@@ -23,11 +23,12 @@ PrimaryKey: TypeAlias = Callable[[int], Sequence[str]]
 class Table:
     """A table whose rows are wanted. `changed`: it came anew, and its next event must be compared with what is known.
 
-    `average` is the length of its lines, as far as known.
+    Changes committed before the LSN `since` are in its snapshot. `average` is the length of its lines, as far as known.
     """
 
     relation: Relation
     runs: Mapping[int, Run]
+    since: int = 0
     changed: bool = True
     average: float = 512.0
 
@@ -36,8 +37,15 @@ class Tables:
     """What the stream said about types and tables so far."""
 
     def __init__(
-        self, names: Names, choose: Choose, primary_key: PrimaryKey, known: Mapping[int, KnownRelation]
+        self,
+        names: Names,
+        choose: Choose,
+        primary_key: PrimaryKey,
+        known: Mapping[int, KnownRelation],
+        since: Mapping[int, int] | None = None,
     ) -> None:
+        """`since`: the LSN before which a table's changes are part of its snapshot already, by its oid."""
+        self._since = since or {}
         self._names = names
         self._choose = choose
         self._primary_key = primary_key
@@ -57,7 +65,7 @@ class Tables:
             self._tables[message.oid] = None
             return
         relation = self.relation(message, shown)
-        self._tables[message.oid] = Table(relation, compiled(self._names, relation))
+        self._tables[message.oid] = Table(relation, compiled(self._names, relation), self._since.get(message.oid, 0))
 
     def relation(self, message: RelationMessage, shown: Shown) -> Relation:
         found = self._primary_key(message.oid) if message.identity in {"f", "n"} else ()

@@ -26,9 +26,12 @@ SETTINGS: Final[Mapping[str, str]] = MappingProxyType(
         "timezone": "UTC",
         "extra_float_digits": "1",
         "bytea_output": "hex",
+        "statement_timeout": "0",
+        "lock_timeout": "0",
+        "idle_in_transaction_session_timeout": "0",
     }
 )
-"""What decides how the server writes values as text; set on every connection that reads rows."""
+"""What decides how the server writes values as text, and lets a long COPY end; set on every connection."""
 
 
 class Kind(Enum):
