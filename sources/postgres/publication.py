@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
@@ -23,6 +24,9 @@ WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence = 'p
 ORDER BY 1, 2
 """
 INSERTS_ONLY: Final = "_inserts"  # what the name of the second publication ends in
+
+
+_PATTERN: Final = re.compile(r"[*?\[]")
 
 
 class Candidate(NamedTuple):
@@ -62,6 +66,7 @@ async def ensure(connection: psycopg.AsyncConnection[Any], settings: PostgresSou
     wanted = [name, name + INSERTS_ONLY]
     found = await existing(connection, wanted)
     if name in found:
+        await _complete(connection, settings, found)
         return found
     tables = await candidates(connection, settings)
     keyless = [table for table in tables if not table.identified]
@@ -76,6 +81,22 @@ async def ensure(connection: psycopg.AsyncConnection[Any], settings: PostgresSou
         second = _create(name + INSERTS_ONLY, keyless, "insert, truncate")
         made.append(await _created(connection, second, name + INSERTS_ONLY))
     return made
+
+
+_LISTED: Final = 'SELECT schemaname AS schema, tablename AS "table" FROM pg_publication_tables WHERE pubname = ANY(%s)'
+
+
+async def _complete(
+    connection: psycopg.AsyncConnection[Any], settings: PostgresSource, publications: Sequence[str]
+) -> None:
+    """Raises `Fatal` where the publication lacks a table that the settings name; patterns take what there is."""
+    listed = {f"{row.schema}.{row.table}" for row in await rows(connection, _LISTED, list(publications))}
+    exact = [name for name in settings.tables if not _PATTERN.search(name)]
+    missing = [name for name in exact if name not in listed]
+    if missing:
+        table = sql.Identifier(*missing[0].split(".", 1))
+        add = sql.SQL("ALTER PUBLICATION {} ADD TABLE {}").format(sql.Identifier(publications[0]), table)
+        raise Fatal(f"publication {publications[0]} lacks {missing[0]}", hint=f"{_text(connection, add)};")
 
 
 async def _created(connection: psycopg.AsyncConnection[Any], statement: sql.Composed, name: str) -> str:

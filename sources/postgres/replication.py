@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final, Literal
 
 import psycopg
@@ -133,6 +134,12 @@ class Replication(CopyOut):
         )
         statement = sql.SQL("START_REPLICATION SLOT {} LOGICAL 0/0 ({})").format(sql.Identifier(slot), given)
         await self._connection.execute(statement)
+
+    def report_without_waiting(self, lsn: int, time: float) -> None:
+        """The same at a stop, as far as it goes at once: what is not told now is told, and skipped, next time."""
+        with suppress(psycopg.Error):
+            if self._pgconn.put_copy_data(status_update(lsn, time)):
+                self._pgconn.flush()
 
     async def report(self, lsn: int, time: float, *, reply: bool = False) -> None:
         """Tell the server that all up to `lsn` is durable; `reply` asks for an answer."""

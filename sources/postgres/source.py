@@ -11,11 +11,12 @@ import psycopg
 
 from headrace.errors import Fatal, Transient
 from headrace.event import source_seed
-from headrace.protocols import Capture, Context
+from headrace.protocols import Capture, Context, Finding
 from headrace.sources.postgres import connect, positions, publication
 from headrace.sources.postgres.assembly import Assembly
 from headrace.sources.postgres.catalogue import published
 from headrace.sources.postgres.connect import OLDEST, Connections
+from headrace.sources.postgres.doctor import diagnose
 from headrace.sources.postgres.failures import explained
 from headrace.sources.postgres.lines import Names
 from headrace.sources.postgres.protocol import lsn_text
@@ -33,13 +34,16 @@ _SERVER: Final = "SELECT current_setting('wal_level') AS wal_level, pg_is_in_rec
 
 
 class Postgres:
-    """One captured database."""
+    """One captured database. Also `Diagnoses`."""
 
     def __init__(self, settings: PostgresSource, context: Context) -> None:
         self._settings = settings
         self._context = context
         self._connections = Connections(settings, context)
         self._names = Names(context.source, source_seed(context.name))
+
+    def diagnose(self) -> AsyncIterator[Finding]:
+        return diagnose(self._settings, self._context, self._connections)
 
     async def run(self, out: Capture) -> None:
         try:

@@ -68,12 +68,14 @@ class Stream:
         self._heard = self._noted = monotonic()
 
     async def run(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            others = [group.create_task(self._report(), name="feedback"), group.create_task(self._watch())]
-            await self._pump()
-            for task in others:
-                task.cancel()
-        await self._replication.report(self._durable, self._clock.time())
+        try:
+            async with asyncio.TaskGroup() as group:
+                others = [group.create_task(self._report(), name="feedback"), group.create_task(self._watch())]
+                await self._pump()
+                for task in others:
+                    task.cancel()
+        finally:
+            self._replication.report_without_waiting(self._durable, self._clock.time())
 
     async def _pump(self) -> None:
         while not self._reached():
