@@ -87,6 +87,14 @@ class Block:
         return rest
 
 
+def _every(_prefix: str) -> bool:
+    return True
+
+
+def _nothing(_lsn: int, _xid: int, _time: int) -> None:
+    """No check."""
+
+
 class Assembly:
     """Puts the stream's messages together to portions.
 
@@ -101,8 +109,8 @@ class Assembly:
         tables: Tables,
         spool: Spool,
         *,
-        wants_message: Callable[[str], bool] = lambda prefix: True,
-        check: Callable[[int, int, int], None] = lambda lsn, xid, time: None,
+        wants_message: Callable[[str], bool] = _every,
+        check: Callable[[int, int, int], None] = _nothing,
     ) -> None:
         """`check` is called with LSN, xid and time of every transaction."""
         self._names = names
@@ -208,7 +216,7 @@ class Assembly:
             line = self._block.lines[-1]
             self._block.lines[-1] = line[: -len(END)] + LAST
         if skip != -1:
-            self._position = Position(self._known.epoch, tx.lsn, self._ordinal, True, tx.xid, tx.commit_time, end)
+            self._position = _behind(self._known.epoch, tx, self._ordinal, end, complete=True)
         self._open = None
         self.idle_end = max(self.idle_end, end)
 
@@ -313,7 +321,7 @@ class Assembly:
         tx = open_.tx
         end = self._position.end
         ordinal = self._last_ordinal - 1
-        self._position = Position(self._known.epoch, tx.lsn, ordinal, False, tx.xid, tx.commit_time, end)
+        self._position = _behind(self._known.epoch, tx, ordinal, end, complete=False)
         return self._portion(count - 1, self._position)
 
     def _portion(self, count: int, position: Position) -> Portion:
@@ -379,7 +387,7 @@ class Assembly:
             yield from self._make_room()
             self._put(self._message_event(message, tx, 0))
         end = max(message.lsn, self._position.end)
-        self._position = Position(self._known.epoch, message.lsn, 0, True, 0, 0, end)
+        self._position = _behind(self._known.epoch, tx, 0, end, complete=True)
 
     def _compare(self, table: Table, ordinal: int) -> None:
         """Keep what the table looks like; an event says what changed, before the first one that shows it."""
@@ -441,6 +449,10 @@ class Assembly:
         block.lines.append(event.line())
         block.keys.append(key_hash(self._names.seed, event.partitionkey))
         block.added(1, block.kind(event.type))
+
+
+def _behind(epoch: int, tx: Tx, ordinal: int, end: int, *, complete: bool) -> Position:
+    return Position(epoch, tx.lsn, ordinal, complete, tx.xid, tx.commit_time, end)
 
 
 def _before(event: Event, suffix: str) -> Event:

@@ -84,6 +84,7 @@ class Connections:
 
 
 async def identify(replication: psycopg.AsyncConnection[Any]) -> System:
+    """The server behind a replication connection."""
     row = await (await replication.execute("IDENTIFY_SYSTEM")).fetchone()
     if row is None:
         raise Fatal("Postgres: IDENTIFY_SYSTEM gave nothing")

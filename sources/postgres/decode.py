@@ -1,8 +1,8 @@
-"""A relation compiled to a decoder: messages in, CloudEvents lines out, without an object per event.
+r"""A relation compiled to a decoder: messages in, CloudEvents lines out, without an object per event.
 
 The source of the generated code holds only numbers and names made here; everything from the catalogue comes in as a
 constant. A row whose values are all there and shorter than 256 bytes takes the fast way: its columns are separated by
-`t\\0\\0\\0`, which occurs nowhere else, because texts hold no NUL. Every other row is decoded column by column.
+`t\0\0\0`, which occurs nowhere else, because texts hold no NUL. Every other row is decoded column by column.
 """
 
 from __future__ import annotations
@@ -118,13 +118,15 @@ class _Function:
         """The function; what it needs are its globals."""
         source = self.source()
         namespace: dict[str, Any] = {
-            **{"slow": self._row.read if self._letter == READ else self._row.line, "join": b"".join},
-            **{"crc32": crc32, "text": _encode, "json_text": json_text, "hashed": hashed, "key_part": key_part},
-            **{"in_json": in_json, "Unparsed": Unparsed, "tuple_values": tuple_values, "UNCHANGED": UNCHANGED},
-            **{"FRAME": self._frame, "SEED": self._row.seed, "SEPARATOR": b"t\0\0\0", "START": self._frame.start},
-            **{"UNTIL_TIME": self._frame.until_time, "UNTIL_KEY": self._frame.until_key},
-            **{"UNTIL_SEQUENCE": self._frame.until_sequence, "unescaped": unescaped, "ID": self._row.prefix},
-            **{"TAB": b"\t", "BACKSLASH": b"\\", "NULL": b"\\N"},
+            **_GLOBALS,
+            "slow": self._row.read if self._letter == READ else self._row.line,
+            "SEED": self._row.seed,
+            "ID": self._row.prefix,
+            "FRAME": self._frame,
+            "START": self._frame.start,
+            "UNTIL_TIME": self._frame.until_time,
+            "UNTIL_KEY": self._frame.until_key,
+            "UNTIL_SEQUENCE": self._frame.until_sequence,
             "PREFIX": bytes([self._letter]) + self._relation.message.oid.to_bytes(4),
         }
         namespace |= self._constants
@@ -142,8 +144,12 @@ class _Function:
         if self._letter == READ:
             return _COPY.format(short=short, anything=anything)
         return _STREAM.format(
-            **{"parts": -1 if self._kind == KEY else len(columns) + 1, "condition": f"m[30] == {self._kind}"},
-            **{"short": short, "anything": anything, "count": len(self._relation.columns), "more": self._more()},
+            parts=-1 if self._kind == KEY else len(columns) + 1,
+            condition=f"m[30] == {self._kind}",
+            short=short,
+            anything=anything,
+            count=len(self._relation.columns),
+            more=self._more(),
         )
 
     def _more(self) -> str:
@@ -254,25 +260,21 @@ def _key_expression(field: Field, name: str) -> str:
     return name if field.kind in _PLAIN_KEYS else f"key_part({name})"
 
 
+_EXPRESSIONS: Final[Mapping[Kind, tuple[bytes | str, ...]]] = {
+    Kind.NUMBER: ("{}",),
+    Kind.FLOAT: ("({0} if {0}[-1] < 58 else b'\"%b\"' % {0})",),
+    Kind.BOOL: ("(b'true' if {} == b't' else b'false')",),
+    Kind.PLAIN: (b'"', "{}", b'"'),
+    Kind.BYTES: (b'"\\', "{}", b'"'),
+    Kind.TEXT: ("text({}.decode())",),
+    Kind.JSON: ("json_text({})",),
+    Kind.HASHED: (b'"', "hashed({})", b'"'),
+}
+
+
 def _expression(kind: Kind, name: str) -> list[bytes | str]:
     """A column's JSON as constants and Python expressions over its text."""
-    match kind:
-        case Kind.NUMBER:
-            return [name]
-        case Kind.FLOAT:
-            return [f"({name} if {name}[-1] < 58 else b'\"%b\"' % {name})"]
-        case Kind.BOOL:
-            return [f"(b'true' if {name} == b't' else b'false')"]
-        case Kind.PLAIN:
-            return [b'"', name, b'"']
-        case Kind.BYTES:
-            return [b'"\\', name, b'"']
-        case Kind.TEXT:
-            return [f"text({name}.decode())"]
-        case Kind.JSON:
-            return [f"json_text({name})"]
-        case Kind.HASHED:
-            return [b'"', f"hashed({name})", b'"']
+    return [part.format(name) if isinstance(part, str) else part for part in _EXPRESSIONS[kind]]
 
 
 Reads: TypeAlias = Callable[[Sequence[bytes], Tx, list[bytes], list[int]], None]
@@ -298,3 +300,22 @@ _ESCAPED: Final = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\
 def unescaped(value: bytes) -> bytes:
     """A value as COPY's text format wrote it."""
     return _ESCAPE.sub(lambda found: _ESCAPED.get(found[1], found[1]), value)
+
+
+_GLOBALS: Final[Mapping[str, Any]] = {
+    "join": b"".join,
+    "crc32": crc32,
+    "text": _encode,
+    "json_text": json_text,
+    "hashed": hashed,
+    "key_part": key_part,
+    "in_json": in_json,
+    "Unparsed": Unparsed,
+    "UNCHANGED": UNCHANGED,
+    "tuple_values": tuple_values,
+    "unescaped": unescaped,
+    "SEPARATOR": b"t\0\0\0",
+    "TAB": b"\t",
+    "BACKSLASH": b"\\",
+    "NULL": b"\\N",
+}

@@ -22,8 +22,9 @@ _RESOURCES: Final[Mapping[str, str]] = MappingProxyType(
 )
 _RIGHTS: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "42501": "as a superuser: ALTER ROLE {user} REPLICATION; GRANT SELECT ON ALL TABLES IN SCHEMA public TO {user};",
-        "28000": "allow the role in pg_hba.conf and give it LOGIN and REPLICATION: ALTER ROLE {user} LOGIN REPLICATION;",
+        "42501": "as a superuser: ALTER ROLE {user} REPLICATION; "
+        "GRANT SELECT ON ALL TABLES IN SCHEMA public TO {user};",
+        "28000": "allow the role in pg_hba.conf, and ALTER ROLE {user} LOGIN REPLICATION;",
         "28P01": "set `password` in the settings, or ALTER ROLE {user} PASSWORD '…';",
         "3D000": "name a database that is there: `dbname` in `dsn`",
     }

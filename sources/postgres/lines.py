@@ -84,6 +84,7 @@ class Frame:
 
 
 def frame(names: Names, relation: Relation, operation: str) -> Frame:
+    """What all lines of a table's operation share."""
     message = relation.message
     attributes = {
         "source": names.source,

@@ -93,11 +93,13 @@ async def position(state: State, epoch: int) -> Position:
 
 
 async def identity(state: State) -> Identity | None:
+    """The server that the positions belong to."""
     data = await state.get(IDENTITY)
     return msgspec.msgpack.decode(data, type=Identity) if data else None
 
 
 async def slot(state: State) -> SlotState | None:
+    """What is known of our slot."""
     data = await state.get(SLOT)
     return msgspec.msgpack.decode(data, type=SlotState) if data else None
 

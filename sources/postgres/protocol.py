@@ -39,7 +39,7 @@ class Unchanged:
 UNCHANGED: Final = Unchanged()
 """A TOAST value that the change did not touch, and that was not sent."""
 
-Value: TypeAlias = bytes | None | Unchanged
+Value: TypeAlias = bytes | Unchanged | None
 
 
 class Begin(NamedTuple):
@@ -163,41 +163,49 @@ class _Reader:
 
 
 def begin(message: bytes) -> Begin:
+    """`B`."""
     lsn, time, xid = unpack_from(">QqI", message, TAG + 1)
     return Begin(lsn, time + _POSTGRES_EPOCH, xid)
 
 
 def commit(message: bytes) -> Commit:
+    """`C`."""
     _, lsn, end, time = unpack_from(">BQQq", message, TAG + 1)
     return Commit(lsn, end, time + _POSTGRES_EPOCH)
 
 
 def stream_start(message: bytes) -> StreamStart:
+    """`S`."""
     xid, first = unpack_from(">IB", message, TAG + 1)
     return StreamStart(xid, bool(first))
 
 
 def stream_commit(message: bytes) -> StreamCommit:
+    """`c`."""
     xid, _, lsn, end, time = unpack_from(">IBQQq", message, TAG + 1)
     return StreamCommit(xid, lsn, end, time + _POSTGRES_EPOCH)
 
 
 def stream_abort(message: bytes) -> StreamAbort:
+    """`A`."""
     return StreamAbort(*unpack_from(">II", message, TAG + 1))
 
 
 def keepalive(message: bytes) -> Keepalive:
+    """A message of the walsender itself."""
     end, _, reply = unpack_from(">QqB", message, 1)
     return Keepalive(end, bool(reply))
 
 
 def origin(message: bytes) -> str:
+    """`O`: the name of the origin."""
     reader = _Reader(message, TAG + 1)
     reader.take("Q")
     return reader.text()
 
 
 def relation(message: bytes) -> RelationMessage:
+    """`R`."""
     reader = _Reader(message, TAG + 1)
     (oid,) = reader.take("I")
     schema, table = reader.text() or "pg_catalog", reader.text()
@@ -213,18 +221,21 @@ def _column(reader: _Reader) -> Column:
 
 
 def type_(message: bytes) -> TypeMessage:
+    """`Y`."""
     reader = _Reader(message, TAG + 1)
     (oid,) = reader.take("I")
     return TypeMessage(oid, reader.text(), reader.text())
 
 
 def truncate(message: bytes) -> Truncate:
+    """`T`."""
     reader = _Reader(message, TAG + 1)
     count, options = reader.take("IB")
     return Truncate(reader.take(f"{count}I"), bool(options & 1), bool(options & 2))
 
 
 def logical_message(message: bytes) -> LogicalMessage:
+    """`M`."""
     reader = _Reader(message, TAG + 1)
     flags, lsn = reader.take("BQ")
     prefix = reader.text()
@@ -271,5 +282,6 @@ def lsn_text(lsn: int) -> str:
 
 
 def lsn_number(text: str) -> int:
+    """The number that `lsn_text` writes."""
     high, _, low = text.partition("/")
     return int(high, 16) << 32 | int(low, 16)

@@ -57,6 +57,7 @@ def _identified(row: Any) -> bool:
 
 
 async def existing(connection: psycopg.AsyncConnection[Any], names: Sequence[str]) -> list[str]:
+    """Those of the publications that are there."""
     found = await rows(connection, "SELECT pubname FROM pg_publication WHERE pubname = ANY(%s)", list(names))
     return [row.pubname for row in found]
 

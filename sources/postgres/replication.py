@@ -65,12 +65,12 @@ class CopyOut:
             if result.status == pq.ExecStatus.FATAL_ERROR:
                 raise explain(_error(result))
 
-    async def readable(self, timeout: float, wake: asyncio.Event) -> None:
+    async def readable(self, seconds: float, wake: asyncio.Event) -> None:
         """Until something comes, `wake` is set, or the seconds are over."""
         loop = asyncio.get_running_loop()
         loop.add_reader(self._pgconn.socket, wake.set)
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(seconds):
                 await wake.wait()
         except TimeoutError:
             pass

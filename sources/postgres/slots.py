@@ -89,6 +89,7 @@ async def create(
 
 
 async def drop(connection: psycopg.AsyncConnection[Any], name: str) -> None:
+    """Drop a slot that nobody uses."""
     await connection.execute("SELECT pg_drop_replication_slot(%s)", (name,))
 
 
@@ -140,7 +141,7 @@ class Slots:
             raise Fatal(f"slot {slot.name} uses the plug-in {slot.plugin}", hint="`slot` must name another")
         self._usable(slot, None)
         wanted = self._settings.snapshot == "initial"
-        state = SlotState(slot.name, "", self._settings.epoch, True, slot.flushed, wanted, not wanted)
+        state = SlotState(slot.name, "", self._settings.epoch, *_begun(slot.flushed, wanted=wanted))
         position = Position(self._settings.epoch, end=slot.flushed)
         await self._out.append([], [state.write(), position.write()])
         return state
@@ -161,7 +162,7 @@ class Slots:
         wanted = self._settings.snapshot == "initial"
         created = await create(replication, self._name, export=wanted, failover=self._settings.failover)
         reach("postgres.slot-created")
-        made = SlotState(self._name, intent.nonce, intent.epoch, True, created.start, wanted, not wanted)
+        made = SlotState(self._name, intent.nonce, intent.epoch, *_begun(created.start, wanted=wanted))
         await self._out.append([], [made.write(), Position(self._settings.epoch, end=created.start).write()])
         reach("postgres.slot-recorded")
         return made, created
@@ -189,6 +190,11 @@ class Slots:
                 f"the changes from {lsn_text(position.end)} to {lsn_text(slot.flushed)} are lost",
                 hint=begin,
             )
+
+
+def _begun(start: int, *, wanted: bool) -> tuple[bool, int, bool, bool]:
+    """The rest of the state of a slot that is ready: a snapshot is wanted, and not done, or neither."""
+    return True, start, wanted, not wanted
 
 
 async def check_server(

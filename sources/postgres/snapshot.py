@@ -109,11 +109,13 @@ class Snapshot:
             if known is not None and known.done:
                 continue
             since = known.since if known is not None else source.lsn
-            await self._out.append([], [TableState(since, False).write(self._epoch, oid)])
+            await self._out.append([], [TableState(since, done=False).write(self._epoch, oid)])
             reach("postgres.snapshot-table")
             count = await self._table(source, table)
-            kept = KnownRelation(table.relation.digest, table.relation.description)
-            await self._out.append([], [TableState(since, True).write(self._epoch, oid), kept.write(oid)])
+            writes = [TableState(since, done=True).write(self._epoch, oid)]
+            if since == source.lsn:
+                writes.append(KnownRelation(table.relation.digest, table.relation.description).write(oid))
+            await self._out.append([], writes)
             reach("postgres.snapshot-table-done")
             self._context.log.info(
                 "table read", table=table.relation.name, rows=count, table_number=number + 1, tables=len(tables)

@@ -136,6 +136,7 @@ def as_string(value: bytes) -> bytes:
 
 
 def hashed(value: bytes) -> bytes:
+    """What a hashed column shows."""
     return sha256(value).hexdigest().encode()
 
 

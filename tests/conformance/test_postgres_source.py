@@ -28,7 +28,7 @@ class TestPostgresSource(SourceConformance):
     def _database(self, postgres_servers: Servers, newest_postgres: Server) -> Iterator[None]:
         with newest_postgres.database() as made:
             self.database = made
-            made.execute("CREATE TABLE t (a bigint PRIMARY KEY, n int, number text)")
+            made.execute("CREATE PUBLICATION p FOR ALL TABLES")
             yield
 
     def settings(self, tmp_path: Path) -> SourceSettings:
@@ -37,12 +37,17 @@ class TestPostgresSource(SourceConformance):
         return PostgresSource.model_validate(given)
 
     def change(self, tmp_path: Path, number: int) -> str:
-        table = f"t{number}"
-        self.database.execute(
-            f"CREATE TABLE IF NOT EXISTS {table} (a int PRIMARY KEY, n int)",
-            f"INSERT INTO {table} VALUES (coalesce((SELECT max(a) FROM {table}), 0) + 1)",
-        )
+        table = self._table(tmp_path, number)
+        self.database.execute(f"CREATE TABLE {table} (a int PRIMARY KEY, n int)", f"INSERT INTO {table} VALUES (1)")
         return f"public.{table}"
+
+    def change_again(self, tmp_path: Path, number: int) -> None:
+        self.database.execute(f"UPDATE {self._table(tmp_path, number)} SET n = 1")
+
+    @staticmethod
+    def _table(tmp_path: Path, number: int) -> str:
+        folder = "".join(it for it in tmp_path.name if it.isalnum())
+        return f"t_{folder[-40:].lower()}_{number}"
 
     @contextmanager
     def outage(self, tmp_path: Path) -> Iterator[None]:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,10 @@ FAILPOINTS = (
     "postgres.before-submit",
     "postgres.after-submit",
     "postgres.before-report",
+    "postgres.snapshot-table",
+    "postgres.snapshot-rows",
+    "postgres.snapshot-table-done",
+    "postgres.snapshot-done",
     "capture.before-append",
     "journal.before-commit",
     "journal.after-commit",
@@ -93,10 +98,8 @@ def strike(daemon: Daemon, database: Database, chance: random.Random) -> bool:
             for pid in daemon.children():
                 os.kill(pid, signal.SIGKILL)
         case "connection":
-            try:
+            with suppress(psycopg.OperationalError):
                 database.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_replication")
-            except psycopg.OperationalError:
-                pass
         case "server":
             database.server.restart(signal.SIGQUIT)
         case _:
@@ -108,17 +111,22 @@ def strike(daemon: Daemon, database: Database, chance: random.Random) -> bool:
 @pytest.mark.crash
 @pytest.mark.postgres
 @pytest.mark.parametrize("version", ["newest", "oldest"])
-def test_tables_rebuilt_from_events_equal_the_tables(tmp_path: Path, version: str) -> None:
+@pytest.mark.parametrize("snapshot", ["never", "initial"])
+def test_tables_rebuilt_from_events_equal_the_tables(tmp_path: Path, version: str, snapshot: str) -> None:
     found = need_server()
     chance = random.Random(7)
     with server(found[0 if version == "newest" else -1], WORK_MEMORY) as running, running.database() as database:
         workload = Workload(database)
         workload.prepare()
-        write_settings(tmp_path, database, "never")
-        first = Daemon(tmp_path)
-        wait_for(lambda: b"streaming" in (tmp_path / "daemon.log").read_bytes())
-        baseline = tables(database)
-        workload.start()
+        write_settings(tmp_path, database, snapshot)
+        if snapshot == "initial":  # the writers are there first, and the snapshot is under fire as well
+            workload.start()
+            first, baseline = Daemon(tmp_path, f"postgres.snapshot-rows:{chance.randint(1, 40)}"), {}
+        else:
+            first = Daemon(tmp_path)
+            wait_for(lambda: b"streaming" in (tmp_path / "daemon.log").read_bytes())
+            baseline = tables(database)
+            workload.start()
         try:
             daemon = under_fire(tmp_path, first, database, chance)
         finally:

@@ -20,7 +20,7 @@ from tests.adapters.postgres import wire
 
 NAMES = Names("headrace:orders", source_seed("orders"))
 TX = Tx(1, 0x16B3748, 755, 1_700_000_000_000_000)
-PLAIN_TEXT = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=300)
+PLAIN_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=300)
 # A text per type, and what it is in JSON; by the type's oid.
 TEXTS: dict[int, st.SearchStrategy[tuple[bytes, Any]]] = {
     20: st.integers(-(2**63), 2**63 - 1).map(lambda n: (str(n).encode(), n)),

@@ -82,7 +82,7 @@ CAST: dict[str, st.SearchStrategy[Any]] = {
     "int8": st.integers(-(2**63), 2**63 - 1),
     "float8": st.floats(allow_nan=False),
     "numeric": st.decimals(allow_infinity=False, places=6, min_value=-(10**12), max_value=10**12),
-    "text": st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=400),
+    "text": st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=400),
     "bytea": st.binary(max_size=300),
     "jsonb": st.recursive(
         st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text('ab "\\/é', max_size=5),
