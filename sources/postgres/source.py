@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ from headrace.sources.postgres.failures import explained
 from headrace.sources.postgres.lines import Names
 from headrace.sources.postgres.protocol import lsn_text
 from headrace.sources.postgres.replication import Replication
+from headrace.sources.postgres.schemas import schemas
 from headrace.sources.postgres.settings import PostgresSource
 from headrace.sources.postgres.slots import Created, Slots, check_server, create, free, look
 from headrace.sources.postgres.snapshot import Snapshot, Source, since, states
@@ -34,13 +35,16 @@ _SERVER: Final = "SELECT current_setting('wal_level') AS wal_level, pg_is_in_rec
 
 
 class Postgres:
-    """One captured database. Also `Diagnoses`."""
+    """One captured database. Also `Diagnoses` and `Describes`."""
 
     def __init__(self, settings: PostgresSource, context: Context) -> None:
         self._settings = settings
         self._context = context
         self._connections = Connections(settings, context)
         self._names = Names(context.source, source_seed(context.name))
+
+    def schemas(self) -> Mapping[str, Mapping[str, Any]]:
+        return schemas()
 
     def diagnose(self) -> AsyncIterator[Finding]:
         return diagnose(self._settings, self._context, self._connections)
