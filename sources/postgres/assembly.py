@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 from headrace.event import Event, encode_key, encode_text, key_hash
@@ -19,7 +20,7 @@ from headrace.sources.postgres.lines import END, LAST, OPERATIONS, SCHEMA_PREFIX
 from headrace.sources.postgres.positions import Position
 from headrace.sources.postgres.protocol import LogicalMessage, lsn_text
 from headrace.sources.postgres.tables import Table, Tables
-from headrace.sources.postgres.transactions import Spool, Spooled
+from headrace.sources.postgres.transactions import Page, Running, Spool, finished, renumbered
 
 ROWS: Final = frozenset(b"IUDRYTMO")  # what may stand inside a transaction
 MANY: Final = 1_000  # messages kept before they are decoded, while their transaction goes on
@@ -126,7 +127,8 @@ class Assembly:
         self._origin = ""
         self._ordinal = 0
         self._last_ordinal = 0  # of the last line of the open transaction, 0 where it has none
-        self._streaming: Spooled | None = None
+        self._streaming: Running | None = None
+        self._held: Portion | None = None
         self.idle_end = 0
         self.reply_wanted = False
         self._control: dict[int, Callable[[bytes], Iterator[Portion]]] = {
@@ -221,7 +223,7 @@ class Assembly:
         self.idle_end = max(self.idle_end, end)
 
     def _stream_start(self, message: bytes) -> Iterator[Portion]:
-        self._streaming = self._spool.start(protocol.stream_start(message).xid)
+        self._streaming = self._spool.start(protocol.stream_start(message).xid, self._tables)
         yield from ()
 
     def _stream_stop(self, message: bytes) -> Iterator[Portion]:
@@ -237,11 +239,96 @@ class Assembly:
         """What was sent while it ran comes now, as if it had been sent at its commit."""
         commit = protocol.stream_commit(message)
         self._start(commit.lsn, commit.xid, commit.time)
-        for page in self._spool.committed(commit.xid).pages():
-            self._rows += page
-            yield from self._decode()
-        self._finish(commit.end)
+        running = self._spool.committed(commit.xid)
+        for record in running.records():
+            if isinstance(record, Page):
+                yield from self._page(record, running.aborted)
+            elif record.xid not in running.aborted:
+                yield from self._other(record.message, record.message[25])
+        if self._held is not None:
+            held = self._held
+            lines = replace(held.lines, data=held.lines.data[: -len(END)] + LAST, lengths=held.lines.lengths[:])
+            lines.lengths[-1] += len(LAST) - len(END)
+            self._held, self._last_ordinal = None, 0
+            self._finish(commit.end)
+            yield Portion(lines, self._position, held.writes)
+        else:
+            self._finish(commit.end)
         self._spool.drop(commit.xid)
+
+    def _page(self, page: Page, aborted: set[int]) -> Iterator[Portion]:
+        """A page of a transaction that was sent while it ran. The last one is held back: its end says that it is."""
+        open_ = self._open
+        if open_ is None:
+            raise protocol.Malformed("a page outside a transaction")
+        oids, xids = array("I", page.oids), array("I", page.xids)
+        kept = oids if aborted.isdisjoint(xids) else [o for o, x in zip(oids, xids, strict=True) if x not in aborted]
+        tables = {oid: self._tables.get(oid) for oid in set(kept)}
+        early = {oid for oid, table in tables.items() if table is not None and open_.tx.lsn < table.since}
+        if open_.skip == 0 and not early and self._ordinal == page.before and kept is oids:
+            data, lengths = page.whole(open_.tx)
+            used = set(kept)
+            last = page.before + page.shown.rfind(1) + 1
+            self._ordinal += len(page.shown)
+            lines = Lines(data, lengths, tuple(page.types), page.kinds, array("I", page.keys), page.specials)
+        else:
+            lines, last, used = self._chosen(page, aborted, early, open_)
+        if lines.lengths:
+            yield from self._release()
+            for table in (tables[oid] for oid in sorted(used)):
+                if table is not None and table.changed:
+                    self._compare(table, last - len(lines) + 1)
+            yield from self._everything()
+            self._last_ordinal = last
+            self._held = Portion(lines, self._position, ())
+
+    def _chosen(self, page: Page, aborted: set[int], early: set[int], open_: _Open) -> tuple[Lines, int, set[int]]:
+        """Those lines of a page that count and are not in the journal, with their ordinals.
+
+        Also the last ordinal, and the tables of these lines.
+        """
+        given, kinds, keys = page.lines(), page.kinds, array("I", page.keys)
+        lines: list[bytes] = []
+        chosen: list[int] = []
+        specials: dict[int, Special] = {}
+        index, last, used = -1, 0, set[int]()
+        rows = zip(array("I", page.oids), array("I", page.xids), page.shown, strict=True)
+        for number, (oid, xid, shown) in enumerate(rows):
+            index += shown
+            if xid in aborted:
+                continue
+            self._ordinal += 1
+            if not shown or oid in early or self._done():
+                continue
+            if index in page.specials:
+                specials[len(lines)] = page.specials[index]
+            lines.append(finished(renumbered(given[index], page.before + number + 1, self._ordinal), open_.tx))
+            chosen.append(index)
+            used.add(oid)
+            last = self._ordinal
+        found = Lines(
+            *(b"".join(lines), array("I", map(len, lines)), tuple(page.types), bytes(kinds[i] for i in chosen)),
+            *(array("I", [keys[i] for i in chosen]), specials),
+        )
+        return found, last, used
+
+    def _release(self) -> Iterator[Portion]:
+        """The page that was held back, as more of its transaction follows."""
+        if self._held is not None and self._open is not None:
+            tx, held, self._held = self._open.tx, self._held, None
+            self._position = _behind(self._known.epoch, tx, self._last_ordinal, self._position.end, complete=False)
+            self._last_ordinal = 0
+            yield Portion(held.lines, self._position, held.writes)
+
+    def _everything(self) -> Iterator[Portion]:
+        """All single lines, before a page; what they stand for is in the journal then."""
+        if not self._block.lines and not self._block.writes:
+            return
+        if self._last_ordinal and self._open is not None:
+            tx, ordinal = self._open.tx, self._last_ordinal
+            self._position = _behind(self._known.epoch, tx, ordinal, self._position.end, complete=False)
+            self._last_ordinal = 0
+        yield self._portion(len(self._block.lines), self._position)
 
     # Rows
 
@@ -434,6 +521,7 @@ class Assembly:
 
     def _make_room(self) -> Iterator[Portion]:
         """Room for an event and for what goes in front of it."""
+        yield from self._release()
         if len(self._block.lines) > 1 and self._block.room(1.0) < 2:
             yield self._partial()
 

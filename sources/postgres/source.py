@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from typing import Any, Final
 
 import psycopg
@@ -123,12 +123,13 @@ class Postgres:
             raise Transient(f"slot {state.name} has just gone")
         backlog = slot.current - slot.flushed > BACKLOG
         streaming = self._settings.streaming and not backlog
-        assembly = await self._assembly(out, slot.flushed)
         stream = Replication(replication)
-        await stream.start(state.name, publications, streaming=streaming, origin=self._settings.origin)
-        self._context.log.info("streaming", slot=state.name, behind=max(slot.current - slot.flushed, 0))
-        target = slot.current if self._settings.streaming and backlog else None
-        await Stream(stream, assembly, out, self._context.clock, target).run()
+        with closing(Spool(self._context.scratch)) as spool:
+            assembly = await self._assembly(out, slot.flushed, spool)
+            await stream.start(state.name, publications, streaming=streaming, origin=self._settings.origin)
+            self._context.log.info("streaming", slot=state.name, behind=max(slot.current - slot.flushed, 0))
+            target = slot.current if self._settings.streaming and backlog else None
+            await Stream(stream, assembly, out, self._context.clock, target).run()
 
     async def _check(self, admin: psycopg.AsyncConnection[Any]) -> bool:
         """Whether the server is a standby. Raises `Fatal` where it cannot be captured."""
@@ -152,13 +153,12 @@ class Postgres:
         async with self._connections.open(primary=True) as primary:
             return await publication.ensure(primary, self._settings, name)
 
-    async def _assembly(self, out: Capture, flushed: int) -> Assembly:
+    async def _assembly(self, out: Capture, flushed: int, spool: Spool) -> Assembly:
         position = await positions.position(out.state, self._settings.epoch)
         known = await positions.relations(out.state)
         begun = since(await states(out.state, self._settings.epoch))
         tables = Tables(self._names, self._settings.shown, self._connections.primary_key, known, begun)
         history = History(position, flushed if self._settings.origin == "any" else position.lsn + 1, position.epoch)
-        spool = Spool(self._context.scratch)
         return Assembly(
             *(self._names, position, tables, spool),
             wants_message=self._settings.wants_message,

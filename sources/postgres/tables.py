@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -52,14 +53,18 @@ class Tables:
         self._known = dict(known)
         self._types: dict[int, tuple[str, str]] = {}
         self._tables: dict[int, Table | None] = {}
-        self._messages: dict[int, RelationMessage] = {}
+
+    def branch(self) -> Tables:
+        """What a running transaction sees: it may be rolled back, and what it told of tables with it."""
+        other = copy(self)
+        other.__dict__ |= {"_types": dict(self._types), "_tables": dict(self._tables)}
+        return other
 
     def learn_type(self, message: TypeMessage) -> None:
         self._types[message.oid] = (message.schema, message.name)
 
     def learn(self, message: RelationMessage) -> None:
         """A table's rows look like this from now on. Raises `Fatal` where the settings leave its key out."""
-        self._messages[message.oid] = message
         shown = self._choose(message.schema, message.table)
         if shown is None:
             self._tables[message.oid] = None
@@ -87,11 +92,6 @@ class Tables:
         if before is None or before.digest == now.digest:
             return now, None
         return now, _difference(before.columns, now.columns)
-
-    def is_new(self, table: Table) -> bool:
-        """Whether what is kept of the table must be written."""
-        known = self._known.get(table.relation.message.oid)
-        return known is None or known.digest != table.relation.digest
 
 
 def _difference(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> dict[str, Any]:

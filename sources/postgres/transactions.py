@@ -1,69 +1,211 @@
 """Transactions that the server sends while they run: kept on disk until they are committed or rolled back.
 
-Nothing here needs to survive a crash: the server sends again whatever was not acknowledged.
+Their rows are decoded as they come, with marks for what only the commit tells: little is left to do then. Nothing here
+needs to survive a crash: the server sends again whatever was not acknowledged.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
+from itertools import accumulate, pairwise
 from pathlib import Path
 from struct import Struct
-from typing import IO, Final
+from typing import IO, Final, NamedTuple
 
-from headrace.sources.postgres.protocol import HEADER, ORIGIN, TAG, stream_xid, without_xid
+import lz4.block
+import msgspec
 
-_RECORD: Final = Struct("<II")  # length, (sub-)transaction
+from headrace.journal.block import Special
+from headrace.sources.postgres import protocol
+from headrace.sources.postgres.lines import OPERATIONS, TYPE_PREFIX, Tx
+from headrace.sources.postgres.protocol import ORIGIN, TAG, stream_xid, without_xid
+from headrace.sources.postgres.tables import Tables
+
+_RECORD: Final = Struct("<BI")  # kind, length
+_RAW, _PAGE = range(2)
 _BUFFER: Final = 1 << 18
-_PAGE: Final = 1 << 20
+PAGE_ROWS: Final = 1_000  # rows of a page
+_BYTES: Final = 1 << 19  # of a page's messages
+# What a line of a running transaction has in place of what its commit tells. JSON has no control characters.
+_ID, _TIME, _SEQUENCE, _LSN = b"\x01", b"\x02", b"\x03", b"\x04"
+_XID: Final = Struct("<I")
 
 
-class Spooled:
-    """One running transaction: a file of its messages, and which of its parts were rolled back."""
+class DraftTx(Tx):
+    """A transaction that still runs, with marks for what is not known."""
 
-    def __init__(self, path: Path) -> None:
+    __slots__ = ()
+
+    def __init__(self, xid: int, origin: str) -> None:
+        super().__init__(0, 0, xid, 0, origin)
+        self.tail = self.tail.replace(self.time, _TIME)
+        self.head_id, self.time, self.sequence = _ID, _TIME, _SEQUENCE
+        self.head = b',"tx":{"id":%d,"lsn":"%b","ordinal":' % (xid, _LSN)
+
+
+class Page(msgspec.Struct, array_like=True):
+    """Rows of a running transaction, decoded.
+
+    Of every row: its table, its (sub-)transaction, and whether it has a line. Of every line: length, key, kind.
+    `before`: ordinals in front of the page, as if nothing was rolled back.
+    """
+
+    before: int
+    oids: bytes
+    xids: bytes
+    shown: bytes
+    lengths: bytes
+    keys: bytes
+    kinds: bytes
+    types: list[str]
+    specials: dict[int, Special]
+    size: int
+    data: bytes
+
+    def lines(self) -> list[bytes]:
+        data = lz4.block.decompress(self.data, uncompressed_size=self.size)
+        ends = [0, *accumulate(array("I", self.lengths))]
+        return [data[start:end] for start, end in pairwise(ends)]
+
+    def whole(self, tx: Tx) -> tuple[bytes, array[int]]:
+        """All lines with what the commit told, and their lengths."""
+        data: bytes = lz4.block.decompress(self.data, uncompressed_size=self.size)
+        lengths = array("I", self.lengths)
+        if not lengths:
+            return b"", lengths
+        data = finished(data, tx)
+        longer = (len(data) - self.size) // len(lengths)  # the same for each, as each has the same marks
+        return data, array("I", [length + longer for length in lengths])
+
+
+def finished(data: bytes, tx: Tx) -> bytes:
+    """Drafted lines with what the commit told."""
+    lsn = protocol.lsn_text(tx.lsn).encode()
+    data = data.replace(_ID, tx.head_id).replace(_SEQUENCE, tx.sequence)
+    return data.replace(_TIME, tx.time).replace(_LSN, lsn)
+
+
+def renumbered(line: bytes, old: int, new: int) -> bytes:
+    """A drafted line with another ordinal."""
+    line = line.replace(b'%b%d"' % (_ID, old), b'%b%d"' % (_ID, new), 1)
+    line = line.replace(b"%b%010d" % (_SEQUENCE, old), b"%b%010d" % (_SEQUENCE, new), 1)
+    mark = b',"commit_time":"' + _TIME
+    head, _, rest = line.rpartition(b'"ordinal":%d%b' % (old, mark))
+    return b'%b"ordinal":%d%b%b' % (head, new, mark, rest)
+
+
+class Raw(NamedTuple):
+    """A message that is no row."""
+
+    xid: int
+    message: bytes
+
+
+class Running:
+    """One running transaction: a file of what it did, and which of its parts were rolled back."""
+
+    def __init__(self, path: Path, xid: int, tables: Tables) -> None:
         self._path = path
         self._file: IO[bytes] = path.open("w+b", _BUFFER)
-        self._aborted: set[int] = set()
+        self.aborted: set[int] = set()
+        self._tables = tables.branch()
+        self._xid = xid
+        self._tx = DraftTx(xid, "")
+        self._ordinal = 0
+        self._rows: list[bytes] = []
+        self._xids = array("I")
+        self._bytes = 0
 
     def add(self, message: bytes) -> None:
+        """The next message of the transaction, from inside its stream."""
+        if message[TAG] in OPERATIONS:
+            self._xids.append(stream_xid(message))
+            self._rows.append(without_xid(message))
+            self._bytes += len(message)
+            if len(self._rows) >= PAGE_ROWS or self._bytes > _BYTES:
+                self._flush()
+        else:
+            self._flush()
+            self._other(message)
+
+    def _other(self, message: bytes) -> None:
         xid = 0
         if message[TAG] != ORIGIN:  # the one message that names no transaction
             xid, message = stream_xid(message), without_xid(message)
-        self._file.write(_RECORD.pack(len(message) - HEADER, xid))
-        self._file.write(message[HEADER:])
+        match message[TAG]:
+            case protocol.RELATION:
+                self._tables.learn(protocol.relation(message))
+            case protocol.TYPE:
+                self._tables.learn_type(protocol.type_(message))
+            case protocol.ORIGIN:
+                self._tx = DraftTx(self._xid, protocol.origin(message))
+            case protocol.TRUNCATE:
+                self._ordinal += len(protocol.truncate(message).relations)
+            case protocol.MESSAGE:
+                self._ordinal += 1
+        self._write(_RAW, _XID.pack(xid) + message)
 
-    def abort(self, subxid: int) -> None:
-        self._aborted.add(subxid)
+    def _write(self, kind: int, payload: bytes) -> None:
+        self._file.write(_RECORD.pack(kind, len(payload)))
+        self._file.write(payload)
 
-    def pages(self) -> Iterator[list[bytes]]:
-        """The messages that count, as they would be outside a stream, in portions of about a megabyte."""
+    def _flush(self) -> None:
+        """Decode the rows that came, to a page."""
+        if not self._rows:
+            return
+        page = self._page(self._rows)
+        self._write(_PAGE, msgspec.msgpack.encode(page))
+        self._ordinal += len(self._rows)
+        self._rows, self._xids, self._bytes = [], array("I"), 0
+
+    def _page(self, rows: list[bytes]) -> Page:
+        lines: list[bytes] = []
+        keys: list[int] = []
+        specials: dict[int, Special] = {}
+        types: dict[str, int] = {}
+        kinds, shown = bytearray(), bytearray()
+        index = 0
+        while index < len(rows):
+            letter, oid = rows[index][TAG], int.from_bytes(rows[index][TAG + 1 : TAG + 5])
+            table = self._tables.get(oid)
+            if table is None:
+                shown.append(0)
+                index += 1
+                continue
+            first = len(lines)
+            index = table.runs[letter](
+                *(rows, index, len(rows), self._ordinal + index, self._tx), *(lines, keys, specials)
+            )
+            count = len(lines) - first
+            kinds += bytes((types.setdefault(TYPE_PREFIX + OPERATIONS[letter], len(types)),)) * count
+            shown += b"\1" * count
+        data = b"".join(lines)
+        oids = array("I", [int.from_bytes(row[TAG + 1 : TAG + 5]) for row in rows])
+        return Page(
+            *(self._ordinal, oids.tobytes(), self._xids.tobytes(), bytes(shown)),
+            *(array("I", map(len, lines)).tobytes(), array("I", keys).tobytes(), bytes(kinds)),
+            types=list(types),
+            specials=specials,
+            size=len(data),
+            data=lz4.block.compress(data, store_size=False),
+        )
+
+    def records(self) -> Iterator[Page | Raw]:
+        """All of it, in order."""
+        self._flush()
         self._file.seek(0)
-        rest = b""
-        while page := self._file.read(_PAGE):
-            rest += page
-            messages, place = self._messages(rest)
-            rest = rest[place:]
-            yield messages
-
-    def _messages(self, data: bytes) -> tuple[list[bytes], int]:
-        found: list[bytes] = []
-        place, size, aborted = 0, _RECORD.size, self._aborted
-        while place + size <= len(data):
-            length, xid = _RECORD.unpack_from(data, place)
-            end = place + size + length
-            if end > len(data):
-                break
-            if xid not in aborted:
-                found.append(_BLANK + data[place + size : end])
-            place = end
-        return found, place
+        while head := self._file.read(_RECORD.size):
+            kind, length = _RECORD.unpack(head)
+            payload = self._file.read(length)
+            if kind == _PAGE:
+                yield msgspec.msgpack.decode(payload, type=Page)
+            else:
+                yield Raw(_XID.unpack_from(payload)[0], payload[_XID.size :])
 
     def close(self) -> None:
         self._file.close()
         self._path.unlink(missing_ok=True)
-
-
-_BLANK: Final = b"w" + bytes(HEADER - 1)
 
 
 class Spool:
@@ -71,15 +213,15 @@ class Spool:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._running: dict[int, Spooled] = {}
+        self._running: dict[int, Running] = {}
         folder.mkdir(parents=True, exist_ok=True)
         for left in folder.glob("*.tx"):
             left.unlink()
 
-    def start(self, xid: int) -> Spooled:
+    def start(self, xid: int, tables: Tables) -> Running:
         """The transaction whose part follows."""
         if xid not in self._running:
-            self._running[xid] = Spooled(self._folder / f"{xid}.tx")
+            self._running[xid] = Running(self._folder / f"{xid}.tx", xid, tables)
         return self._running[xid]
 
     def abort(self, xid: int, subxid: int) -> None:
@@ -87,9 +229,9 @@ class Spool:
         if xid == subxid:
             self.drop(xid)
         elif xid in self._running:
-            self._running[xid].abort(subxid)
+            self._running[xid].aborted.add(subxid)
 
-    def committed(self, xid: int) -> Spooled:
+    def committed(self, xid: int) -> Running:
         """Raises `KeyError` where none of it was sent."""
         return self._running[xid]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -156,11 +157,13 @@ def assemble(
     messages: Sequence[bytes], batch: int, position: Position, known: dict[int, KnownRelation], folder: Path
 ) -> list[Portion]:
     tables = Tables(NAMES, choose, lambda oid: ("id",), known)
-    assembly = Assembly(NAMES, position, tables, Spool(folder))
+    spool = Spool(folder)
+    assembly = Assembly(NAMES, position, tables, spool)
     found: list[Portion] = []
-    with pytest.MonkeyPatch.context() as patch:
+    with closing(spool), pytest.MonkeyPatch.context() as patch:
         patch.setattr("headrace.sources.postgres.assembly.BLOCK_EVENTS", 4)  # so that transactions span blocks
         patch.setattr("headrace.sources.postgres.assembly.MANY", 3)
+        patch.setattr("headrace.sources.postgres.transactions.PAGE_ROWS", 3)
         for start in range(0, len(messages), batch):
             found += assembly.feed(messages[start : start + batch])
             found += assembly.flush()
