@@ -6,33 +6,24 @@ filter: they are the same whether the server sent it while it ran or after, and 
 
 from __future__ import annotations
 
-import base64
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from headrace.event import Event, encode_key, encode_text, key_hash
-from headrace.journal.block import BLOCK_BYTES, BLOCK_EVENTS, Lines, Special
-from headrace.protocols import Write
+from headrace.event import Event, key_hash
+from headrace.journal.block import Lines, Special
 from headrace.sources.postgres import protocol
-from headrace.sources.postgres.lines import END, LAST, OPERATIONS, SCHEMA_PREFIX, TYPE_PREFIX, Names, Tx
+from headrace.sources.postgres.events import in_front, message_event, table_event
+from headrace.sources.postgres.lines import END, LAST, OPERATIONS, TYPE_PREFIX, Names, Tx
+from headrace.sources.postgres.portion import Block, Portion
 from headrace.sources.postgres.positions import Position
-from headrace.sources.postgres.protocol import LogicalMessage, lsn_text
+from headrace.sources.postgres.protocol import LogicalMessage
 from headrace.sources.postgres.tables import Table, Tables
-from headrace.sources.postgres.transactions import Page, Running, Spool, finished, renumbered
+from headrace.sources.postgres.transactions import Page, Running, Spool, chosen
 
 ROWS: Final = frozenset(b"IUDRYTMO")  # what may stand inside a transaction
 MANY: Final = 1_000  # messages kept before they are decoded, while their transaction goes on
-_FULL: Final = BLOCK_BYTES - (1 << 14)
-
-
-class Portion(NamedTuple):
-    """What is journaled together: lines, the position behind them, and further rows of state."""
-
-    lines: Lines
-    position: Position
-    writes: tuple[Write, ...]
 
 
 class _Open(NamedTuple):
@@ -40,52 +31,6 @@ class _Open(NamedTuple):
 
     tx: Tx
     skip: int
-
-
-class Block:
-    """Lines on their way into one block."""
-
-    def __init__(self) -> None:
-        self.lines: list[bytes] = []
-        self.keys: list[int] = []
-        self.specials: dict[int, Special] = {}
-        self.writes: list[Write] = []
-        self.kinds = bytearray()
-        self.size = 0
-        self._types: dict[str, int] = {}
-
-    def kind(self, type_: str) -> int:
-        return self._types.setdefault(type_, len(self._types))
-
-    def added(self, count: int, kind: int) -> int:
-        """Account for the last `count` lines; returns their bytes."""
-        size = len(self.lines[-1]) if count == 1 else sum(map(len, self.lines[-count:]))
-        self.kinds += bytes((kind,)) * count
-        self.size += size
-        return size
-
-    def room(self, average: float) -> int:
-        """How many more lines of this length fit."""
-        return min(BLOCK_EVENTS - len(self.lines), int((_FULL - self.size) / average))
-
-    def finish(self, count: int) -> tuple[Lines, Block]:
-        """The first `count` lines, and a block that begins with the rest."""
-        specials = {index: it for index, it in self.specials.items() if index < count}
-        lines = self.lines[:count]
-        whole = Lines(
-            *(b"".join(lines), array("I", map(len, lines)), tuple(self._types), bytes(self.kinds[:count])),
-            *(array("I", self.keys[:count]), specials),
-        )
-        return whole, self._rest(count)
-
-    def _rest(self, count: int) -> Block:
-        rest, types = Block(), list(self._types)
-        rest.specials = {index - count: it for index, it in self.specials.items() if index >= count}
-        for index in range(count, len(self.lines)):
-            rest.lines.append(self.lines[index])
-            rest.keys.append(self.keys[index])
-            rest.added(1, rest.kind(types[self.kinds[index]]))
-        return rest
 
 
 def _every(_prefix: str) -> bool:
@@ -124,7 +69,6 @@ class Assembly:
         self._block = Block()
         self._rows: list[bytes] = []
         self._open: _Open | None = None
-        self._origin = ""
         self._ordinal = 0
         self._last_ordinal = 0  # of the last line of the open transaction, 0 where it has none
         self._streaming: Running | None = None
@@ -272,7 +216,8 @@ class Assembly:
             self._ordinal += len(page.shown)
             lines = Lines(data, lengths, tuple(page.types), page.kinds, array("I", page.keys), page.specials)
         else:
-            lines, last, used = self._chosen(page, aborted, early, open_)
+            found = chosen(page, aborted, early, open_.tx, self._ordinal, open_.skip)
+            lines, last, used, self._ordinal = found
         if lines.lengths:
             yield from self._release()
             for table in (tables[oid] for oid in sorted(used)):
@@ -281,36 +226,6 @@ class Assembly:
             yield from self._everything()
             self._last_ordinal = last
             self._held = Portion(lines, self._position, ())
-
-    def _chosen(self, page: Page, aborted: set[int], early: set[int], open_: _Open) -> tuple[Lines, int, set[int]]:
-        """Those lines of a page that count and are not in the journal, with their ordinals.
-
-        Also the last ordinal, and the tables of these lines.
-        """
-        given, kinds, keys = page.lines(), page.kinds, array("I", page.keys)
-        lines: list[bytes] = []
-        chosen: list[int] = []
-        specials: dict[int, Special] = {}
-        index, last, used = -1, 0, set[int]()
-        rows = zip(array("I", page.oids), array("I", page.xids), page.shown, strict=True)
-        for number, (oid, xid, shown) in enumerate(rows):
-            index += shown
-            if xid in aborted:
-                continue
-            self._ordinal += 1
-            if not shown or oid in early or self._done():
-                continue
-            if index in page.specials:
-                specials[len(lines)] = page.specials[index]
-            lines.append(finished(renumbered(given[index], page.before + number + 1, self._ordinal), open_.tx))
-            chosen.append(index)
-            used.add(oid)
-            last = self._ordinal
-        found = Lines(
-            *(b"".join(lines), array("I", map(len, lines)), tuple(page.types), bytes(kinds[i] for i in chosen)),
-            *(array("I", [keys[i] for i in chosen]), specials),
-        )
-        return found, last, used
 
     def _release(self) -> Iterator[Portion]:
         """The page that was held back, as more of its transaction follows."""
@@ -444,16 +359,18 @@ class Assembly:
             self._learn(message, letter)
 
     def _truncate(self, message: protocol.Truncate) -> Iterator[Portion]:
+        if self._open is None:
+            raise protocol.Malformed("a truncate outside a transaction")
         for oid in message.relations:
             self._ordinal += 1
             table = self._tables.get(oid)
-            if table is None or self._done() or (self._open is not None and self._open.tx.lsn < table.since):
+            if table is None or self._done() or self._open.tx.lsn < table.since:
                 continue
             yield from self._make_room()
             if table.changed:
                 self._compare(table, self._ordinal)
             data = {"cascade": message.cascade, "restart_identity": message.restart_identity}
-            self._put(self._table_event(table, "truncate", data, self._ordinal))
+            self._put(table_event(self._names.source, table.relation, "truncate", data, self._open.tx, self._ordinal))
 
     def _done(self) -> bool:
         """Whether the current ordinal is in the journal already."""
@@ -463,7 +380,7 @@ class Assembly:
         self._ordinal += 1
         if self._wants_message(message.prefix) and not self._done() and self._open is not None:
             yield from self._make_room()
-            self._put(self._message_event(message, self._open.tx, self._ordinal))
+            self._put(message_event(self._names.source, message, self._open.tx, self._ordinal))
 
     def _lone_message(self, message: LogicalMessage) -> Iterator[Portion]:
         """One that was written at once, in no transaction, even if the transaction around it was rolled back."""
@@ -472,7 +389,7 @@ class Assembly:
         tx = Tx(self._known.epoch, message.lsn, 0, 0)
         if self._wants_message(message.prefix):
             yield from self._make_room()
-            self._put(self._message_event(message, tx, 0))
+            self._put(message_event(self._names.source, message, tx, 0))
         end = max(message.lsn, self._position.end)
         self._position = _behind(self._known.epoch, tx, 0, end, complete=True)
 
@@ -480,44 +397,11 @@ class Assembly:
         """Keep what the table looks like; an event says what changed, before the first one that shows it."""
         known, difference = self._tables.difference(table)
         self._block.writes.append(known.write(table.relation.message.oid))
-        if difference is not None:
-            suffix = f"schema-{table.relation.message.oid}-{known.digest}"
-            self._line(_before(self._table_event(table, "schema", difference, ordinal), suffix))
+        if difference is not None and self._open is not None:
+            about = (self._names.source, table.relation, "schema", difference, self._open.tx, ordinal)
+            self._line(in_front(table_event(*about), f"schema-{table.relation.message.oid}-{known.digest}"))
 
     # Single events
-
-    def _table_event(self, table: Table, operation: str, data: dict[str, Any], ordinal: int) -> Event:
-        if self._open is None:
-            raise protocol.Malformed("a change outside a transaction")
-        message, prefix = table.relation.message, table.relation.key_prefix
-        about = {"op": operation, "schema": message.schema, "table": message.table}
-        subject = table.relation.subject
-        return self._make(operation, subject, about | data, prefix, prefix, self._open.tx, ordinal)
-
-    def _make(
-        self, operation: str, subject: str, data: dict[str, Any], key: str, barrier: str | None, tx: Tx, ordinal: int
-    ) -> Event:
-        about = {"id": tx.xid, "lsn": lsn_text(tx.lsn), "ordinal": ordinal}
-        return Event(
-            id=f"{tx.head_id.decode()}{ordinal}",
-            source=self._names.source,
-            type=TYPE_PREFIX + operation,
-            subject=subject,
-            time=tx.time.decode() if tx.commit_time else None,
-            dataschema=f"{SCHEMA_PREFIX}{operation}:1",
-            partitionkey=key,
-            barrier=barrier,
-            sequence=f"{tx.sequence.decode()}{ordinal:010d}",
-            data={**data, "tx": {**about, "commit_time": tx.time.decode() if tx.commit_time else None, "last": False}},
-        )
-
-    def _message_event(self, message: LogicalMessage, tx: Tx, ordinal: int) -> Event:
-        data: dict[str, Any] = {"op": "message", "prefix": message.prefix, "transactional": message.transactional}
-        try:
-            data["content"] = message.content.decode()
-        except UnicodeDecodeError:
-            data["content_base64"] = base64.b64encode(message.content).decode()
-        return self._make("message", encode_text(message.prefix), data, encode_key([message.prefix]), None, tx, ordinal)
 
     def _make_room(self) -> Iterator[Portion]:
         """Room for an event and for what goes in front of it."""
@@ -541,13 +425,3 @@ class Assembly:
 
 def _behind(epoch: int, tx: Tx, ordinal: int, end: int, *, complete: bool) -> Position:
     return Position(epoch, tx.lsn, ordinal, complete, tx.xid, tx.commit_time, end)
-
-
-def _before(event: Event, suffix: str) -> Event:
-    """The event in front of the row that it was made for: an id of its own, a sequence just below."""
-    head, _, ordinal = (event.sequence or "").rpartition("/")
-    return Event(
-        **{name: getattr(event, name) for name in event.__struct_fields__ if name not in {"id", "sequence"}},
-        id=f"{event.id}/{suffix}",
-        sequence=f"{head}/{int(ordinal) - 1:010d}s",
-    )

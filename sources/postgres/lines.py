@@ -35,13 +35,14 @@ LAST: Final = b"true}}}\n"  # of its last one
 class Tx:
     """A transaction's part of its events' lines."""
 
-    __slots__ = ("commit_time", "head", "head_id", "lsn", "sequence", "tail", "time", "xid")
+    __slots__ = ("commit_time", "head", "head_id", "lsn", "origin", "sequence", "tail", "time", "xid")
 
     def __init__(self, epoch: int, lsn: int, xid: int, time: int, origin: str = "") -> None:
         """`lsn`: where the commit record starts; `time`: microseconds since 1970."""
         self.lsn = lsn
         self.xid = xid
         self.commit_time = time
+        self.origin = origin
         self.head_id = b"%d/%X/" % (epoch, lsn)
         self.sequence = b"%04d/%016X/" % (epoch, lsn)
         self.time = rfc3339(time * 1000).encode()

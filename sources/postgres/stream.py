@@ -13,7 +13,8 @@ import msgspec
 from headrace.errors import Transient
 from headrace.failpoints import reach
 from headrace.protocols import Capture, Clock
-from headrace.sources.postgres.assembly import Assembly, Portion
+from headrace.sources.postgres.assembly import Assembly
+from headrace.sources.postgres.portion import Portion
 from headrace.sources.postgres.positions import Position
 from headrace.sources.postgres.replication import MESSAGES, Replication
 from headrace.sources.postgres.slots import went_back

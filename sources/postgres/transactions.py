@@ -16,7 +16,7 @@ from typing import IO, Final, NamedTuple
 import lz4.block
 import msgspec
 
-from headrace.journal.block import Special
+from headrace.journal.block import Lines, Special
 from headrace.sources.postgres import protocol
 from headrace.sources.postgres.lines import OPERATIONS, TYPE_PREFIX, Tx
 from headrace.sources.postgres.protocol import ORIGIN, TAG, stream_xid, without_xid
@@ -93,6 +93,46 @@ def renumbered(line: bytes, old: int, new: int) -> bytes:
     mark = b',"commit_time":"' + _TIME
     head, _, rest = line.rpartition(b'"ordinal":%d%b' % (old, mark))
     return b'%b"ordinal":%d%b%b' % (head, new, mark, rest)
+
+
+class Chosen(NamedTuple):
+    """Lines of a page that count, the ordinal of the last one, their tables, and the ordinal of the last row."""
+
+    lines: Lines
+    last: int
+    used: set[int]
+    ordinal: int
+
+
+def chosen(page: Page, aborted: set[int], early: set[int], tx: Tx, ordinal: int, skip: int) -> Chosen:
+    """What counts of a page whose rows follow `ordinal`: not rolled back, not of tables still to be read (`early`).
+
+    The first `skip` ordinals of the transaction are in the journal already, all of them where it is -1.
+    """
+    given, keys = page.lines(), array("I", page.keys)
+    lines: list[bytes] = []
+    places: list[int] = []
+    specials: dict[int, Special] = {}
+    index, last, used = -1, 0, set[int]()
+    rows = zip(array("I", page.oids), array("I", page.xids), page.shown, strict=True)
+    for number, (oid, xid, shown) in enumerate(rows, page.before + 1):
+        index += shown
+        if xid in aborted:
+            continue
+        ordinal += 1
+        if not shown or oid in early or skip == -1 or ordinal <= skip:
+            continue
+        if index in page.specials:
+            specials[len(lines)] = page.specials[index]
+        lines.append(finished(renumbered(given[index], number, ordinal), tx))
+        places.append(index)
+        used.add(oid)
+        last = ordinal
+    found = Lines(
+        *(b"".join(lines), array("I", map(len, lines)), tuple(page.types), bytes(page.kinds[i] for i in places)),
+        *(array("I", [keys[i] for i in places]), specials),
+    )
+    return Chosen(found, last, used, ordinal)
 
 
 class Raw(NamedTuple):

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.event import Event, source_seed
-from headrace.sources.postgres.assembly import Assembly, Portion
+from headrace.sources.postgres.assembly import Assembly
 from headrace.sources.postgres.lines import Names
+from headrace.sources.postgres.portion import Portion
 from headrace.sources.postgres.positions import KnownRelation, Position
 from headrace.sources.postgres.relations import EVERYTHING, Shown
 from headrace.sources.postgres.tables import Tables
@@ -161,7 +162,7 @@ def assemble(
     assembly = Assembly(NAMES, position, tables, spool)
     found: list[Portion] = []
     with closing(spool), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("headrace.sources.postgres.assembly.BLOCK_EVENTS", 4)  # so that transactions span blocks
+        patch.setattr("headrace.sources.postgres.portion.BLOCK_EVENTS", 4)  # so that transactions span blocks
         patch.setattr("headrace.sources.postgres.assembly.MANY", 3)
         patch.setattr("headrace.sources.postgres.transactions.PAGE_ROWS", 3)
         for start in range(0, len(messages), batch):
