@@ -23,9 +23,7 @@ from typing import Any
 
 import psycopg
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-
-from report import report
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.fixtures.postgres import Database, Server, choices, server
 
@@ -90,7 +88,7 @@ def recvlogical(database: Database, slot: str, end: str) -> None:
     subprocess.run([*command, *options, "--endpos", end], check=True, capture_output=True)
 
 
-def raw(database: Database, slot: str, end: str) -> None:
+def raw(database: Database, slot: str) -> None:
     with closing(psycopg.connect(database.dsn, replication="database", autocommit=True)) as connection:
         start = f"START_REPLICATION SLOT {slot} LOGICAL 0/0 (proto_version '1', publication_names 'p')"
         connection.execute(start.encode())
@@ -191,7 +189,7 @@ def measure(database: Database, folder: Path, shape: Shape, rows: int) -> dict[s
     before = acknowledged(database, f"{name}_journal")
     found = {
         "pg_recvlogical": timed(rows, lambda: recvlogical(database, f"{name}_recv", end)),
-        "psycopg, no decoding": timed(rows, lambda: raw(database, f"{name}_raw", end)),
+        "psycopg, no decoding": timed(rows, lambda: raw(database, f"{name}_raw")),
         "Headrace to journal": daemon(journal, rows, lambda: acknowledged(database, f"{name}_journal") != before),
         "Headrace to file": daemon(file, rows, lambda: file.lines() == rows),
     }

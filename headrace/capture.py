@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from array import array
 from asyncio import Future
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise
 from typing import Any, Final, Protocol
@@ -148,8 +148,14 @@ def _each(lines: Lines) -> list[bytes]:
     return [lines.data[start:end] for start, end in pairwise(ends)]
 
 
-def _why(future: Future[None]) -> BaseException:
-    return asyncio.CancelledError() if future.cancelled() else (future.exception() or Fatal("append failed"))
+def _resolve(future: Future[None], error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(None)
+        return
+    future.set_exception(error)
+    future.exception()  # retrieved: who did not wait for it hears of it at the next append
 
 
 class Overlay:

@@ -83,25 +83,21 @@ class ChildSource:
         )
 
     async def _serve(self, wire: Wire) -> Failure | None:
-        """Until the child is gone and all that it handed over is durable; what it said at last, if anything."""
+        """Until the child is gone; what it said at last, if anything."""
         failure = None
-        appends: set[Future[None]] = set()
         async with asyncio.TaskGroup() as reads:
             async for message in wire.messages():
                 match message:
                     case Submit():
                         future = self._port.submit(message.blocks, message.writes)
-                        appends.add(future)
-                        future.add_done_callback(appends.discard)
-                        future.add_done_callback(partial(_acknowledge, wire, message.number))
+                        self._in_flight.add(future)
+                        future.add_done_callback(partial(self._acknowledge, wire, message.number))
                     case Ask():
                         reads.create_task(self._answer(wire, message))
                     case LogLine():
                         getattr(self._context.log, message.level)(message.event, **message.fields)
                     case Failure():
                         failure = message
-        if appends:  # the next run must find in the state all that this one submitted
-            await asyncio.wait(appends)
         return failure
 
     async def _answer(self, wire: Wire, ask: Ask) -> None:
