@@ -9,14 +9,14 @@ from typing import Any, Final
 
 import psycopg
 
-from headrace.errors import Fatal, Transient
+from headrace.errors import Fatal, HeadraceError, Transient
 from headrace.event import source_seed
 from headrace.protocols import Capture, Context, Finding
 from headrace.sources.postgres import connect, positions, publication
 from headrace.sources.postgres.assembly import Assembly
 from headrace.sources.postgres.catalogue import published
 from headrace.sources.postgres.connect import OLDEST, Connections
-from headrace.sources.postgres.doctor import diagnose
+from headrace.sources.postgres.diagnosis import Diagnosis
 from headrace.sources.postgres.failures import explained
 from headrace.sources.postgres.lines import Names
 from headrace.sources.postgres.protocol import lsn_text
@@ -46,15 +46,21 @@ class Postgres:
     def schemas(self) -> Mapping[str, Mapping[str, Any]]:
         return schemas()
 
-    def diagnose(self) -> AsyncIterator[Finding]:
-        return diagnose(self._settings, self._context, self._connections)
-
     async def run(self, out: Capture) -> None:
         try:
             with explained(self._connections.user):
                 await self._run(out)
         except ExceptionGroup as group:
             raise cause(group) from group
+
+    async def diagnose(self) -> AsyncIterator[Finding]:
+        """See `diagnosis`; a server that cannot be reached is a finding, too."""
+        try:
+            with explained(self._connections.user):
+                async for finding in Diagnosis(self._settings, self._context.name, self._connections).run():
+                    yield finding
+        except HeadraceError as error:
+            yield Finding("error", error.message, error.hint)
 
     async def _run(self, out: Capture) -> None:
         async with self._connections.open() as admin:
