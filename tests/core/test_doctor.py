@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from headrace import diagnosis
+from headrace.journal.schema import APPLICATION_ID
 from headrace.journal.sqlite import FILE
 from headrace.protocols import Finding
 from tests.fixtures.daemon import headrace, running
@@ -80,7 +81,7 @@ def test_a_file_that_is_no_journal(tmp_path: Path) -> None:
 def test_a_journal_of_a_newer_version(tmp_path: Path) -> None:
     path = tmp_path / FILE
     with closing(sqlite3.connect(path)) as db:
-        db.execute(f"PRAGMA application_id={diagnosis.APPLICATION_ID}")
+        db.execute(f"PRAGMA application_id={APPLICATION_ID}")
         db.execute("PRAGMA user_version=99")
     [finding] = diagnosis.journal(path)
     assert "newer Headrace" in finding.what
