@@ -1,4 +1,4 @@
-"""What `doctor` finds around the daemon itself: SQLite, the data directory, the journal, limits of the machine."""
+"""What `doctor` finds around the daemon itself: SQLite, the data directory, the journal."""
 
 from __future__ import annotations
 
@@ -20,8 +20,6 @@ from headrace.settings import Config
 FIXED: Final = (3, 51, 3)
 OLDEST: Final = (3, 37, 0)
 FREE: Final = 1 << 30  # bytes on the disk below which a warning comes
-INOTIFY: Final = Path("/proc/sys/fs/inotify")
-LIMITS: Final = {"max_user_watches": 65_536, "max_user_instances": 128, "max_queued_events": 16_384}
 
 
 def diagnose(settings: Config) -> Iterator[Finding]:
@@ -29,8 +27,6 @@ def diagnose(settings: Config) -> Iterator[Finding]:
     yield sqlite_version(sqlite3.sqlite_version_info)
     yield from data_dir(settings.data_dir)
     yield from journal(settings.data_dir / FILE)
-    if any(source.type == "filesystem" for source in settings.sources.values()):
-        yield from inotify()
     yield from unusable(settings)
 
 
@@ -83,23 +79,9 @@ def journal(path: Path) -> Iterator[Finding]:
         yield Finding("ok", f"journal of format {version}, {path.stat().st_size >> 20} MiB")
 
 
-def inotify(folder: Path = INOTIFY) -> Iterator[Finding]:
-    """The kernel's limits on watching files; nothing where it has none."""
-    for name, least in LIMITS.items():
-        try:
-            limit = int((folder / name).read_text())
-        except (OSError, ValueError):
-            continue
-        if limit < least:
-            what = f"fs.inotify.{name} is {limit}: large trees are polled instead, which takes longer"
-            yield Finding("warning", what, f"sysctl fs.inotify.{name}={max(least, 1 << 20)}, and in /etc/sysctl.d")
-        else:
-            yield Finding("ok", f"fs.inotify.{name} is {limit}")
-
-
 def unusable(settings: Config) -> Iterator[Finding]:
-    """What only a look outside of the settings tells, as `check` says it."""
-    for section in ("sources", "handlers", "sinks"):
+    """What `check` says of consumers; sources tell of themselves."""
+    for section in ("handlers", "sinks"):
         for name, each in getattr(settings, section).items():
             for key, message in each.problems(settings.directory).items():
                 yield Finding("error", f"{section}.{name}.{key}: {message}")

@@ -52,7 +52,7 @@ def test_while_the_daemon_runs(folder: Path) -> None:
 def test_what_is_not_there_is_an_error(folder: Path) -> None:
     (folder / "inbox").rmdir()
     done = headrace("doctor", cwd=folder)
-    assert f"error    headrace: sources.inbox.path: {folder}/inbox does not exist" in done.stdout
+    assert f"error    inbox: {folder}/inbox is not there" in done.stdout
     assert done.returncode == 1
 
 
@@ -91,12 +91,3 @@ def test_data_directory_of_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for kind, level in {"nfs4": "error", "tmpfs": "warning", "ext4": "ok"}.items():
         monkeypatch.setattr(diagnosis, "file_system", lambda path, kind=kind: kind)
         assert next(diagnosis.data_dir(tmp_path / "data")).level == level
-
-
-def test_inotify(tmp_path: Path) -> None:
-    (tmp_path / "max_user_watches").write_text("8192\n")
-    (tmp_path / "max_user_instances").write_text("1024\n")
-    few, enough = diagnosis.inotify(tmp_path)
-    assert (few.level, enough.level) == ("warning", "ok")
-    assert few.remedy.startswith("sysctl fs.inotify.max_user_watches=")
-    assert list(diagnosis.inotify(tmp_path / "none")) == []
