@@ -70,12 +70,12 @@ def wait_for(condition: Any, seconds: float = 20) -> None:
         time.sleep(0.02)
 
 
-def produce(house: Path, rate: int, seconds: float) -> dict[str, int]:
-    """Close files at a steady rate; returns the time of each close, in nanoseconds."""
+def produce(house: Path, rate: int, seconds: float, first: int = 0) -> dict[str, int]:
+    """Close files at a steady rate, numbered from `first`; returns the time of each close, in nanoseconds."""
     closed: dict[str, int] = {}
     start = time.monotonic()
-    for number in range(int(rate * seconds)):
-        pause = start + number / rate - time.monotonic()
+    for number in range(first, first + int(rate * seconds)):
+        pause = start + (number - first) / rate - time.monotonic()
         if pause > 0:
             time.sleep(pause)
         path = house / "inbox" / f"file{number}.csv"

@@ -6,8 +6,11 @@
 from __future__ import annotations
 
 import asyncio
+from array import array
 from asyncio import Future
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import accumulate, pairwise
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -82,7 +85,7 @@ class SourceCapture:
         if len(state) > MAX_WRITES:
             raise Fatal(f"an append carries at most {MAX_WRITES} rows of state, not {len(state)}")
         async with self._order:
-            lines = events if isinstance(events, Lines) else self._encode(events)
+            lines = self._within_limit(events) if isinstance(events, Lines) else self._encode(events)
             blocks = await self._seal(lines)
             size = sum(block.size for block in blocks)
             await self._room(size)
@@ -97,6 +100,15 @@ class SourceCapture:
     def _encode(self, events: Sequence[Event]) -> Lines:
         fitted = [fit(event, self._max_event) for event in events]
         return Lines.of([event for event, _ in fitted], self._seed, [line for _, line in fitted])
+
+    def _within_limit(self, lines: Lines) -> Lines:
+        """The same lines; values that make one too large are left out of it."""
+        if not lines.lengths or max(lines.lengths) <= self._max_event:
+            return lines
+        fitted = [
+            fit(Event.parse(line), self._max_event)[1] if len(line) > self._max_event else line for line in _each(lines)
+        ]
+        return replace(lines, data=b"".join(fitted), lengths=array("I", map(len, fitted)))
 
     async def _seal(self, lines: Lines) -> list[SealedBlock]:
         if len(lines.data) <= INLINE:
@@ -129,6 +141,11 @@ class SourceCapture:
 
         inner.add_done_callback(settle)
         return future
+
+
+def _each(lines: Lines) -> list[bytes]:
+    ends = [0, *accumulate(lines.lengths)]
+    return [lines.data[start:end] for start, end in pairwise(ends)]
 
 
 def _resolve(future: Future[None], error: BaseException | None) -> None:

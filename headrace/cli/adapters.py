@@ -6,11 +6,28 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from headrace.clock import SystemClock
-from headrace.protocols import Context, Logger, Source
+from headrace.errors import HeadraceError
+from headrace.protocols import Context, Diagnoses, Finding, Logger, Source
 from headrace.settings import Config, SourceSettings
+
+Findings: TypeAlias = list[tuple[str, Finding]]
+"""By the name of the part that they are about."""
+
+
+async def diagnosed(settings: Config) -> Findings:
+    """What the adapters find around them. Sinks are not opened for it: to open one may change what it holds."""
+    found: Findings = []
+    for name, each in settings.sources.items():
+        try:
+            async with opened(settings, name, each) as source:
+                if isinstance(source, Diagnoses):
+                    found += [(name, finding) async for finding in source.diagnose()]
+        except HeadraceError as error:
+            found.append((name, Finding("error", error.message, error.hint)))
+    return found
 
 
 @asynccontextmanager

@@ -32,6 +32,7 @@ COMMANDS: Final = (
     "dead-letters",
     "consumer",
     "journal",
+    "doctor",
     "schema",
 )
 """In the order of `--help`. The module is of that name with `_`; it has `COMMAND`, or `COMMANDS` below one name."""

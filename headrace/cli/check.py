@@ -14,7 +14,7 @@ from headrace.cli.output import clean, data, talk
 from headrace.errors import Problem, SettingsError
 
 if TYPE_CHECKING:
-    from headrace.protocols import Finding
+    from headrace.cli.adapters import Findings
     from headrace.settings import Config
 
 
@@ -49,7 +49,9 @@ def check(
     if event is not None:
         _route(settings, event, source)
     if connect:
-        _show(asyncio.run(_connected(settings)))
+        from headrace.cli.adapters import diagnosed
+
+        _show(asyncio.run(diagnosed(settings)))
 
 
 COMMAND = check
@@ -151,24 +153,7 @@ def _counted(name: str, count: int) -> str:
     return f"{count} {name}" if count == 1 else f"{count} {name}s"
 
 
-async def _connected(settings: Config) -> list[tuple[str, Finding]]:
-    """What the adapters find around them. Sinks are not opened for it: to open one may change what it holds."""
-    from headrace.cli.adapters import opened
-    from headrace.errors import HeadraceError
-    from headrace.protocols import Diagnoses, Finding
-
-    found: list[tuple[str, Finding]] = []
-    for name, each in settings.sources.items():
-        try:
-            async with opened(settings, name, each) as source:
-                if isinstance(source, Diagnoses):
-                    found += [(name, finding) async for finding in source.diagnose()]
-        except HeadraceError as error:
-            found.append((name, Finding("error", error.message, error.hint)))
-    return found
-
-
-def _show(found: list[tuple[str, Finding]]) -> None:
+def _show(found: Findings) -> None:
     for name, (level, what, remedy) in found:
         data(clean(f"{level}: {name}: {what}" + (f"; {remedy}" if remedy else "")))
     if not found:

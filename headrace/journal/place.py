@@ -36,6 +36,11 @@ def file_system(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str:
     return kind
 
 
+def is_remote(kind: str) -> bool:
+    """Whether a type of file system is one of a network, where the journal is not safe."""
+    return kind in _REMOTE or kind in _REMOTE_FUSE
+
+
 @contextmanager
 def claim(data_dir: Path) -> Iterator[Path]:
     """The data directory, made with mode 0700 where it is missing, and locked for as long as the context lasts.
@@ -72,7 +77,7 @@ def _make(folder: Path, mode: int = 0o700) -> None:
 
 def _refuse_remote(data_dir: Path) -> None:
     kind = file_system(data_dir)
-    if kind in _REMOTE or kind in _REMOTE_FUSE:
+    if is_remote(kind):
         raise Fatal(
             f"data directory {data_dir} is on a network file system ({kind}), where the journal is not safe",
             hint="set [daemon] data_dir to a local disk",

@@ -1,0 +1,45 @@
+"""One large transaction, sent while it runs and after its commit."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from capture.daemon import Headrace
+from capture.processes import used, wait_for
+from capture.shapes import SHAPES
+from tests.fixtures.postgres import Database, Server
+
+_SPILL = "SELECT spill_bytes, stream_bytes, total_bytes FROM pg_stat_replication_slots WHERE slot_name = '{}'"
+
+Figures = dict[str, float | int | str]
+
+
+def measured(server: Server, folder: Path, rows: int) -> Figures:
+    found: Figures = {}
+    for name, streaming in {"streamed while it runs": True, "sent after commit": False}.items():
+        with server.database() as database:
+            headrace = Headrace(folder / str(streaming), database, database.name, streaming=streaming)
+            found |= {f"{rows:,} rows {name}, {what}": it for what, it in _one(database, headrace, rows).items()}
+    return found
+
+
+def _one(database: Database, headrace: Headrace, rows: int) -> Figures:
+    shape = SHAPES["8 columns"]
+    shape.create(database, rows)
+    with headrace.running() as pid:
+        start = time.perf_counter()
+        shape.write(database, rows)
+        committed = time.perf_counter()
+        wait_for(lambda: headrace.journaled() >= rows, 1_200)
+        seconds, memory = time.perf_counter() - committed, used(pid).memory
+    # The statistics come a little later than the rows.
+    wait_for(lambda: database.execute(_SPILL.format(headrace.slot))[0][2] > 0, 30)
+    [(spilled, streamed, _)] = database.execute(_SPILL.format(headrace.slot))
+    return {
+        "transaction s": round(committed - start, 1),
+        "last row after commit s": round(seconds, 1),
+        "memory MiB": round(memory),
+        "spilled by the server MiB": round(spilled / 2**20),
+        "streamed by the server MiB": round(streamed / 2**20),
+    }

@@ -1,0 +1,321 @@
+r"""A relation compiled to a decoder: messages in, CloudEvents lines out, without an object per event.
+
+The source of the generated code holds only numbers and names made here; everything from the catalogue comes in as a
+constant. A row whose values are all there and shorter than 256 bytes takes the fast way: its columns are separated by
+`t\0\0\0`, which occurs nowhere else, because texts hold no NUL. Every other row is decoded column by column.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeAlias
+from zlib import crc32
+
+import msgspec
+
+from headrace.journal.block import Special
+from headrace.sources.postgres.lines import OPERATIONS, Names, Row, Tx, frame
+from headrace.sources.postgres.protocol import DELETE, KEY, NEW, OLD, UNCHANGED, UPDATE, tuple_values
+from headrace.sources.postgres.relations import Field, Relation
+from headrace.sources.postgres.types import Kind, Unparsed, hashed, in_json, json_text, key_part
+
+Run: TypeAlias = Callable[[Sequence[bytes], int, int, int, Tx, list[bytes], list[int], dict[int, Special]], int]
+"""Decodes messages from an index to another, as long as they are of this relation and operation.
+
+(messages, first, stop, ordinal before the first, transaction; lines, keys and specials to add to) → index reached
+"""
+
+
+_encode: Final = msgspec.json.Encoder().encode
+# Kinds whose texts need no encoding in a key: they hold no `/`, `%`, quote or control character.
+_PLAIN_KEYS: Final = frozenset({Kind.NUMBER, Kind.BOOL, Kind.HASHED})
+_SHORT: Final = """
+            try:
+                {names} = p
+{strip}
+                {emit}
+                continue
+            except ValueError:  # a value that needs more care
+                pass
+"""
+_ANY: Final = """
+            try:
+                {names} = row
+                {check}
+                {emit}
+                continue
+            except ValueError:
+                pass
+"""
+_STREAM: Final = """
+def run(messages, i, stop, ordinal, tx, lines, keys, specials):
+    add_line = lines.append
+    add_key = keys.append
+    c0 = START + tx.head_id
+    c1 = UNTIL_TIME + tx.time + UNTIL_KEY
+    c2 = UNTIL_SEQUENCE + tx.sequence
+    c3 = tx.head
+    c4 = tx.tail
+    for m in messages[i:stop] if i or stop < len(messages) else messages:
+        if m[25:30] != PREFIX:
+            break
+        ordinal += 1
+        i += 1
+        s = b"%d" % ordinal
+        p = m.split(SEPARATOR)
+        if len(p) == {parts} and len(p[0]) == 33 and {condition}:
+{short}
+        elif {condition}:
+            row, place = tuple_values(m, 33, {count})
+{more}
+{anything}
+        line, key, special = slow(FRAME, m, ordinal, tx)
+        if special is not None:
+            specials[len(lines)] = special
+        add_line(line)
+        add_key(key)
+    return i
+"""
+_COPY: Final = """
+def run(rows, tx, lines, keys):
+    add_line = lines.append
+    add_key = keys.append
+    c0 = START + tx.head_id
+    c1 = UNTIL_TIME + tx.time + UNTIL_KEY
+    c2 = UNTIL_SEQUENCE + tx.sequence
+    c4 = tx.head + tx.tail
+    for m in rows:
+        p = m[:-1].split(TAB)
+        if BACKSLASH not in m:
+{short}
+        row = [None if v == NULL else unescaped(v) if BACKSLASH in v else v for v in p]
+        if True:
+{anything}
+        line, key = slow(FRAME, row, tx)
+        add_line(line)
+        add_key(key)
+"""
+READ: Final = 0  # the letter of rows that were there already
+_NAMES: Final = {**OPERATIONS, READ: "read"}
+
+
+class _Function:
+    """Generates the decoder of one relation and operation."""
+
+    def __init__(self, names: Names, relation: Relation, row: Row, letter: int) -> None:
+        self._relation = relation
+        self._letter = letter
+        self._row = row
+        self._frame = frame(names, relation, _NAMES[letter])
+        whole = relation.message.identity == "f" and letter in {UPDATE, DELETE}  # the old row is sent as well
+        self._kind = OLD if whole else KEY if letter == DELETE else NEW
+        self._old = [f"o{field.place}" for field in relation.columns] if self._kind != NEW else []
+        self._new = [f"v{field.place}" for field in relation.columns] if letter != DELETE else []
+        self._constants: dict[str, Any] = {}
+
+    def build(self) -> Any:
+        """The function; what it needs are its globals."""
+        source = self.source()
+        namespace: dict[str, Any] = {
+            **_GLOBALS,
+            "slow": self._row.read if self._letter == READ else self._row.line,
+            "SEED": self._row.seed,
+            "ID": self._row.prefix,
+            "FRAME": self._frame,
+            "START": self._frame.start,
+            "UNTIL_TIME": self._frame.until_time,
+            "UNTIL_KEY": self._frame.until_key,
+            "UNTIL_SEQUENCE": self._frame.until_sequence,
+            "PREFIX": bytes([self._letter]) + self._relation.message.oid.to_bytes(4),
+        }
+        namespace |= self._constants
+        exec(compile(source, f"<decoder of {self._relation.subject}>", "exec"), namespace)  # noqa: S102 -- as said above
+        return namespace["run"]
+
+    def source(self) -> str:
+        columns = [*self._old, *self._new]
+        extra = ["ctid"] if self._letter == READ else ["_"]
+        names = {"names": ", ".join([*extra, *columns])}
+        short = _SHORT.format(**names, strip=_indented(self._strip()), emit=self._emit(nullable=False))
+        check = _indented([*self._check(), "pass"]).lstrip()
+        row_names = names if self._letter == READ else {"names": ", ".join(columns) + ","}
+        anything = _ANY.format(**row_names, check=check, emit=self._emit(nullable=True))
+        if self._letter == READ:
+            return _COPY.format(short=short, anything=anything)
+        return _STREAM.format(
+            parts=-1 if self._kind == KEY else len(columns) + 1,
+            condition=f"m[30] == {self._kind}",
+            short=short,
+            anything=anything,
+            count=len(self._relation.columns),
+            more=self._more(),
+        )
+
+    def _more(self) -> str:
+        """Take the second tuple in, where the first is the old row."""
+        if not (self._old and self._new):
+            return ""
+        return f"            row += tuple_values(m, place + 3, {len(self._new)})[0]"
+
+    def _strip(self) -> list[str]:
+        """Take the length, and what introduces the second tuple, off the values."""
+        if self._letter == READ:
+            return []
+        old, new = self._old, self._new
+        used = {field.place for field in (*self._relation.visible, *self._relation.key)}
+        lines = [f"{name} = {name}[1:]" for name in (*old, *new) if int(name[1:]) in used]
+        if old and new:
+            lines = [line.replace("[1:]", "[1:-3]") if line.startswith(f"{old[-1]} ") else line for line in lines]
+        return [*lines, *self._same_key()]
+
+    def _check(self) -> list[str]:
+        unchanged = ["if UNCHANGED in row: raise Unparsed"] if self._letter != READ else []
+        return [*unchanged, *self._same_key()]
+
+    def _same_key(self) -> list[str]:
+        if not (self._old and self._new) or not self._relation.key:
+            return []
+        changed = " or ".join(f"o{f.place} != v{f.place}" for f in self._relation.key)
+        return [f"if {changed}: raise Unparsed"]
+
+    def _emit(self, *, nullable: bool) -> str:
+        """Statements that add the line, from values in the variables named like their places."""
+        values = self._pieces(self._values(nullable=nullable))
+        if self._letter == READ:
+            identity = self._key_json() or "ctid, "
+            line = f"c0, ID, {identity}c1, {self._key_json()}c2, {values}, c4"
+        else:
+            line = f"c0, s, c1, {self._key_json()}c2, s.rjust(10, b'0'), {values}, c3, s, c4"
+        return f"k = {self._key()}; add_line(join(({line}))); add_key(crc32(k, SEED) or 1)"
+
+    def _key(self) -> str:
+        """An expression for the partition key behind the table's prefix."""
+        prefix = "v" if self._new else "o"
+        parts = [_key_expression(field, f"{prefix}{field.place}") for field in self._relation.key]
+        if len(parts) < 2:
+            return parts[0] if parts else "b''"
+        joined = ", b'/', ".join(parts)
+        return f"join(({joined}))"
+
+    def _key_json(self) -> str:
+        """The key between the quotes of a JSON string, and a comma; nothing where there is none."""
+        if not self._relation.key:
+            return ""
+        plain = all(field.kind in _PLAIN_KEYS for field in self._relation.key)
+        return "k, " if plain else "in_json(k), "
+
+    def _values(self, *, nullable: bool) -> list[bytes | str]:
+        visible, key = self._relation.visible, self._relation.key
+        current = "v" if self._new else "o"
+        sent = key if self._kind == KEY else visible
+        before = _record(sent, "o", nullable=nullable) if self._old else [b"null"]
+        after = _record(visible, "v", nullable=nullable) if self._new else [b"null"]
+        key_record = _record(key, current) if key else [b"null"]
+        start = self._frame.until_values
+        return [start, b',"key":', *key_record, b',"before":', *before, b',"after":', *after]
+
+    def _pieces(self, parts: Sequence[bytes | str]) -> str:
+        """Constants and expressions, neighbouring constants joined."""
+        found: list[str] = []
+        constant = b""
+        for part in (*parts, ""):
+            if isinstance(part, bytes):
+                constant += part
+            else:
+                found += [self._constant(constant)] if constant else []
+                found += [part] if part else []
+                constant = b""
+        return ", ".join(found)
+
+    def _constant(self, value: bytes) -> str:
+        name = f"C{len(self._constants)}"
+        self._constants[name] = value
+        return name
+
+
+def _indented(lines: Sequence[str]) -> str:
+    return "\n".join(" " * 16 + line for line in lines)
+
+
+def _record(fields: Sequence[Field], prefix: str, *, nullable: bool = False) -> list[bytes | str]:
+    parts: list[bytes | str] = [b"{"]
+    for number, field in enumerate(fields):
+        name = f"{prefix}{field.place}"
+        parts.append((b"," if number else b"") + field.json_name + b":")
+        parts += [_nullable(field.kind, name)] if nullable else _expression(field.kind, name)
+    return [*parts, b"}"]
+
+
+def _nullable(kind: Kind, name: str) -> str:
+    """The same expression for a value that may be None."""
+    parts = _expression(kind, name)
+    value = f"join(({', '.join(part if isinstance(part, str) else repr(part) for part in parts)},))"
+    return f"(b'null' if {name} is None else {parts[0] if isinstance(parts[0], str) else value})"
+
+
+def _key_expression(field: Field, name: str) -> str:
+    if field.kind is Kind.HASHED:
+        return f"hashed({name})"
+    return name if field.kind in _PLAIN_KEYS else f"key_part({name})"
+
+
+_EXPRESSIONS: Final[Mapping[Kind, tuple[bytes | str, ...]]] = {
+    Kind.NUMBER: ("{}",),
+    Kind.FLOAT: ("({0} if {0}[-1] < 58 else b'\"%b\"' % {0})",),
+    Kind.BOOL: ("(b'true' if {} == b't' else b'false')",),
+    Kind.PLAIN: (b'"', "{}", b'"'),
+    Kind.BYTES: (b'"\\', "{}", b'"'),
+    Kind.TEXT: ("text({}.decode())",),
+    Kind.JSON: ("json_text({})",),
+    Kind.HASHED: (b'"', "hashed({})", b'"'),
+}
+
+
+def _expression(kind: Kind, name: str) -> list[bytes | str]:
+    """A column's JSON as constants and Python expressions over its text."""
+    return [part.format(name) if isinstance(part, str) else part for part in _EXPRESSIONS[kind]]
+
+
+Reads: TypeAlias = Callable[[Sequence[bytes], Tx, list[bytes], list[int]], None]
+"""Decodes rows of a COPY, their `ctid` first: (rows, transaction; lines and keys to add to)."""
+
+
+def compiled(names: Names, relation: Relation) -> Mapping[int, Run]:
+    """The relation's decoders by the letter of the message."""
+    row = Row(names, relation)
+    return {letter: _Function(names, relation, row, letter).build() for letter in OPERATIONS}
+
+
+def compiled_read(names: Names, relation: Relation) -> Reads:
+    """The decoder of rows that were there already."""
+    reads: Reads = _Function(names, relation, Row(names, relation), READ).build()
+    return reads
+
+
+_ESCAPE: Final = re.compile(rb"\\(.)", re.DOTALL)
+_ESCAPED: Final = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
+
+
+def unescaped(value: bytes) -> bytes:
+    """A value as COPY's text format wrote it."""
+    return _ESCAPE.sub(lambda found: _ESCAPED.get(found[1], found[1]), value)
+
+
+_GLOBALS: Final[Mapping[str, Any]] = {
+    "join": b"".join,
+    "crc32": crc32,
+    "text": _encode,
+    "json_text": json_text,
+    "hashed": hashed,
+    "key_part": key_part,
+    "in_json": in_json,
+    "Unparsed": Unparsed,
+    "UNCHANGED": UNCHANGED,
+    "tuple_values": tuple_values,
+    "unescaped": unescaped,
+    "SEPARATOR": b"t\0\0\0",
+    "TAB": b"\t",
+    "BACKSLASH": b"\\",
+    "NULL": b"\\N",
+}

@@ -1,0 +1,57 @@
+"""What the tests of the Postgres source share: running it, and rebuilding tables from its events."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from headrace.event import Event
+from headrace.sources.postgres import PostgresSource
+from headrace.testing import MemoryCapture, RecordingLog, make_context
+from headrace.testing.leaks import cancelled, eventually
+from tests.fixtures.postgres import Database
+
+
+def settings(database: Database, **options: Any) -> PostgresSource:
+    given = {"type": "postgres", "dsn": database.dsn, "snapshot": "never", "slot": database.name, **options}
+    return PostgresSource.model_validate(given)
+
+
+@asynccontextmanager
+async def running(
+    source: PostgresSource, tmp_path: Path, capture: MemoryCapture, log: RecordingLog | None = None
+) -> AsyncIterator[asyncio.Task[None]]:
+    """The source at work, once it streams."""
+    log = log or RecordingLog()
+    context = make_context(tmp_path, log=log)
+    async with source.open(context) as opened, asyncio.TaskGroup() as group:
+        task = group.create_task(opened.run(capture), name="the source")
+        await eventually(lambda: task.done() or any(event == "streaming" for _, event, _ in log.records), "it streams")
+        try:
+            yield task
+        finally:
+            if not task.done():
+                await cancelled(task)
+
+
+async def until(capture: MemoryCapture, condition: Callable[[list[Event]], bool], what: str = "the events") -> None:
+    await eventually(lambda: condition(capture.events), what, 30)
+
+
+def capture(
+    database: Database, tmp_path: Path, *statements: str, count: int, before: Iterable[str] = (), **options: Any
+) -> list[Event]:
+    """The events of statements that are run while the source streams."""
+
+    async def main() -> list[Event]:
+        found = MemoryCapture()
+        database.execute(*before)
+        async with running(settings(database, **options), tmp_path, found):
+            await asyncio.to_thread(database.execute, *statements)
+            await until(found, lambda events: len(events) >= count, f"{count} events")
+        return found.events
+
+    return asyncio.run(main())
