@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import tomli
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("sources", "sinks", "handlers")
@@ -98,17 +99,16 @@ for group in "sources", "sinks", "contracts":
     version, _, place = lines[0].partition(" ")
     assert version == "0.1.0"
     assert Path(place).is_relative_to(tmp_path / "env")
-    assert sorted(lines[1:]) == [
-        "command headrace.handlers.command CommandHandler",
-        "cron headrace.sources.cron CronSource",
-        "file headrace.sinks.file FileSink",
-        "filesystem headrace.sources.filesystem FilesystemSource",
-        "function headrace.handlers.function FunctionHandler",
-        "http headrace.sources.http HttpSource",
-        "postgres-notify headrace.sources.postgres_notify PostgresNotifySource",
-        "stdout headrace.sinks.stdout StdoutSink",
-    ]
+    assert sorted(lines[1:]) == sorted(declared())
     assert "0.1.0" in run(python.with_name("headrace"), "--version")
+
+
+def declared() -> list[str]:
+    """The adapters' entry points as pyproject.toml has them: name, module, class."""
+    groups = tomli.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
+    adapters = {name: target for group in groups.values() for name, target in group.items()}
+    assert len(adapters) == sum(map(len, groups.values()))
+    return [" ".join((name, *target.split(":"))) for name, target in adapters.items()]
 
 
 def install(wheel: Path, env: Path) -> Path:
