@@ -17,12 +17,12 @@ from headrace.child import ChildSource
 from headrace.clock import SystemClock
 from headrace.delivery.consumer import Consumer
 from headrace.delivery.records import Records, known_consumers
+from headrace.delivery.selection import Selections
 from headrace.errors import Permanent
 from headrace.journal.block import SealedBlock
 from headrace.journal.place import claim
 from headrace.journal.space import Limits, Usage
 from headrace.journal.sqlite import SqliteJournal, open_journal
-from headrace.pattern import Rows
 from headrace.protocols import Clock, Context, Logger, Write
 from headrace.settings import Config, SourceSettings
 from headrace.settings_changes import Changes, changed
@@ -56,10 +56,10 @@ class Daemon:
         self.orphans: dict[str, int] = {}
         self.captured: Counter[str] = Counter()  # durable events of each source since the daemon started
         self.up = False
+        self._selections = Selections()
         self._captures: dict[str, SourceCapture] = {}
         self._group: asyncio.TaskGroup
         self._stop = asyncio.Event()
-        self._rows = Rows()
 
     async def run(self) -> None:
         """Until `stop`. Raises `JournalFailed` where going on would not be safe."""
@@ -100,7 +100,7 @@ class Daemon:
 
     async def _prepare(self, name: str) -> None:
         settings = self.config.consumers[name]
-        consumer = Consumer(name, settings, self.journal, partial(self._context, name), self._rows)
+        consumer = Consumer(name, settings, self.journal, partial(self._context, name), self._selections)
         await consumer.prepare()
         self.consumers[name] = consumer
         self.orphans.pop(name, None)

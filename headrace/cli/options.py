@@ -25,4 +25,5 @@ ConfigFile: TypeAlias = Annotated[
     ),
 ]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON; its keys are stable.")]
+Where: TypeAlias = Annotated[str | None, typer.Option("--where", metavar="JSON", help="Only what matches a pattern.")]
 Yes: TypeAlias = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from headrace.cli.asking import daemon_of
-from headrace.cli.options import ConfigFile
+from headrace.cli.options import ConfigFile, Where
 from headrace.cli.output import clean, data_lines, leave_with_the_reader, talk
 
 
@@ -17,12 +17,10 @@ def tail(
     on: Annotated[
         list[str] | None, typer.Argument(metavar="[SOURCE[.EVENT]]...", help="Only these; without it all.")
     ] = None,
-    where: Annotated[
-        str | None, typer.Option("--where", metavar="JSON", help="Only what matches this pattern.")
-    ] = None,
     start: Annotated[
         str, typer.Option("--from", metavar="WHERE", help="earliest, latest, a time (RFC 3339) or a position.")
     ] = "latest",
+    where: Where = None,
     count: Annotated[int | None, typer.Option("-n", min=0, metavar="N", help="End after N events.")] = None,
     text: Annotated[bool, typer.Option("--text", help="Short lines instead of JSON.")] = False,
     config: ConfigFile = None,

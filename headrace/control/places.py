@@ -7,6 +7,7 @@ from datetime import datetime
 from headrace.daemon import Daemon
 from headrace.delivery.consumer import Consumer
 from headrace.errors import Permanent
+from headrace.pattern import Pattern, PatternError
 from headrace.protocols import Position
 from headrace.suggest import did_you_mean, listed
 from headrace.units import parse_start
@@ -19,6 +20,16 @@ def consumer_of(daemon: Daemon, name: str) -> Consumer:
         known = did_you_mean(name, daemon.consumers) or f"; there are {listed(daemon.consumers)}"
         raise Permanent(f"no consumer {name}{known}")
     return found
+
+
+def pattern_of(text: str | None) -> Pattern | None:
+    """A pattern as JSON. Raises `Permanent` with its mistakes."""
+    if text is None:
+        return None
+    try:
+        return Pattern(text)
+    except PatternError as error:
+        raise Permanent(f"--where: {error}") from error
 
 
 def place_of(daemon: Daemon, text: object) -> tuple[str, Position]:

@@ -14,13 +14,12 @@ from typing import Final
 from aiohttp import web
 
 from headrace.control.answers import DAEMON, stream, word
-from headrace.control.places import start_of
+from headrace.control.places import pattern_of, start_of
 from headrace.daemon import Daemon
 from headrace.delivery.run import Piece
 from headrace.delivery.selection import Selection
 from headrace.errors import Permanent
 from headrace.journal.block import Block
-from headrace.pattern import Pattern, PatternError
 from headrace.protocols import Position
 from headrace.suggest import did_you_mean, listed
 from headrace.tasks import first_of
@@ -32,8 +31,8 @@ ENDING: Final = web.AppKey("ending", asyncio.Event)  # set when the server close
 async def tail(request: web.Request) -> web.StreamResponse:
     """`?from=&on=&where=&limit=`: what is there from a place on, then what comes."""
     daemon = request.app[DAEMON]
-    on = _checked(daemon, request.query.getall("on", []))
-    selection = Selection(on, _pattern(request.query.get("where")))
+    where = pattern_of(request.query.get("where"))
+    selection = Selection(_checked(daemon, request.query.getall("on", [])), where)
     limit = _limit(request.query.get("limit"))
     if len(daemon.journal.shards) != 1:
         raise Permanent("this journal has several shards, which `tail` cannot follow yet")
@@ -41,14 +40,6 @@ async def tail(request: web.Request) -> web.StreamResponse:
     start = await start_of(daemon, shard, request.query.get("from", "latest"))
     reader = _Reader(daemon, shard, selection, partial(_gone, request), request.app[ENDING])
     return await stream(request, _limited(reader.lines(start), limit))
-
-
-def _pattern(text: str | None) -> Pattern | None:
-    """Raises `Permanent`."""
-    try:
-        return None if text is None else Pattern(text)
-    except PatternError as error:
-        raise Permanent(error.message) from error
 
 
 def _gone(request: web.Request) -> bool:
@@ -116,6 +107,7 @@ class _Reader:
             for block in page.blocks:
                 if lines := self._wanted(block, at):
                     yield lines
+                await asyncio.sleep(0)  # a pattern takes about a millisecond for a block
             at = max(at, page.next)
 
     def _wanted(self, block: Block, at: Position) -> Sequence[bytes]:

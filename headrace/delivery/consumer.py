@@ -22,11 +22,10 @@ from headrace.delivery.keyed import KeyedFlow
 from headrace.delivery.reader import BulkReader, KeyedReader
 from headrace.delivery.records import Records
 from headrace.delivery.retry import Outage
-from headrace.delivery.selection import Selection
+from headrace.delivery.selection import Selections
 from headrace.delivery.status import ConsumerStatus, Counts
 from headrace.errors import Fatal, JournalFailed, Permanent
 from headrace.event import Event
-from headrace.pattern import Pattern, Rows
 from headrace.protocols import Change, ConsumerJournal, Context, Flushes, Position, Row, Sink, StoresCursor
 from headrace.settings import ConsumerSettings
 from headrace.tasks import among, first_of
@@ -44,9 +43,8 @@ class Consumer:
         settings: ConsumerSettings,
         journal: ConsumerJournal,
         context: Callable[[bytes | None], Context],
-        rows: Rows | None = None,
+        selections: Selections | None = None,
     ) -> None:
-        """`rows` are what consumers share whose patterns look into the same blocks."""
         self.name = name
         self.settings = settings
         self.records = Records(journal, name)
@@ -54,7 +52,7 @@ class Consumer:
         self.control = Control()
         self._journal = journal
         self._context = context
-        self._selection = Selection(settings.on, Pattern(settings.where, rows) if settings.where else None)
+        self._selection = (selections or Selections()).of(settings.on, settings.where)
         self._prepared: dict[str, Position] = {}
         self._flows: dict[str, Flow] = {}
         self._slots: Slots | None = None

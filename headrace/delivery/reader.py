@@ -71,13 +71,15 @@ class Reader(Generic[AnyFlow]):
     async def enter(self, page: Page) -> None:
         raise NotImplementedError
 
-    def pieces(self, page: Page) -> list[Piece]:
+    async def pieces(self, page: Page) -> list[Piece]:
         """The wanted events of a page that were not read before."""
         found = []
         for block in page.blocks:
             indices = self.selection.indices(block, max(0, self.flow.read - block.first))
             if indices:
                 found.append(Piece(block, indices))
+            if self.selection.looks_inside:
+                await asyncio.sleep(0)  # a pattern takes about a millisecond for a block
         return found
 
 
@@ -85,11 +87,19 @@ class KeyedReader(Reader[KeyedFlow]):
     """Brings in event by event, so that keys run in parallel."""
 
     async def enter(self, page: Page) -> None:
-        for block, indices in self.pieces(page):
+        """Rings for each full batch only: blocks may be smaller, and `run` rings at the end of the page."""
+        entered, size = 0, self.slots.settings.batch.size
+        for block, indices in await self.pieces(page):
             for start in range(0, len(indices), TURN):
-                await self.slots.room(self.flow)
-                self.flow.admit(block, indices[start : start + TURN])
-                self.slots.ring()
+                if not self.flow.has_room:
+                    self.slots.ring()
+                    await self.slots.room(self.flow)
+                turn = indices[start : start + TURN]
+                self.flow.admit(block, turn)
+                entered += len(turn)
+                if entered >= size:
+                    self.slots.ring()
+                    entered = 0
                 await asyncio.sleep(0)
 
 
@@ -97,7 +107,7 @@ class BulkReader(Reader[BulkFlow]):
     """Brings in runs: whole batches in the order of the journal."""
 
     async def enter(self, page: Page) -> None:
-        pieces = [fresh for piece in self.pieces(page) if (fresh := self.flow.fresh(piece)).indices]
+        pieces = [fresh for piece in await self.pieces(page) if (fresh := self.flow.fresh(piece)).indices]
         for run in runs_of(pieces, self.slots.settings.batch.size, page.next):
             await self.slots.room(self.flow)
             self.flow.enqueue(run)

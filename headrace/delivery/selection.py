@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from headrace.event import event_name
 from headrace.journal.block import Block, Kind
-from headrace.pattern import Pattern
+from headrace.pattern import Pattern, Rows
 
 
 class Selection:
-    """`on` and `where` compiled.
+    """An entry of `on` is SOURCE or SOURCE.EVENT; EVENT is the last segment of the type, or the whole type.
 
-    An entry of `on` is SOURCE or SOURCE.EVENT; EVENT is the last segment of the type, or the whole type.
+    What `where` found in a block is kept as long as the block is, for all consumers that share the selection.
     """
 
     def __init__(self, on: Sequence[str] | None, where: Pattern | None = None) -> None:
         self._on = None if on is None else frozenset(on)
         self._where = where
         self._known: dict[Kind, bool] = {}
+        self._found: WeakKeyDictionary[Block, Sequence[int]] = WeakKeyDictionary()
+
+    @property
+    def looks_inside(self) -> bool:
+        """Whether lines are looked at, which takes its time."""
+        return self._where is not None
 
     def wants_kind(self, kind: Kind) -> bool:
         """Whether events of this kind may be wanted."""
@@ -41,10 +51,35 @@ class Selection:
 
     def indices(self, block: Block, start: int) -> Sequence[int]:
         """The indices of the wanted events of a block from index `start` on; a range where all are wanted."""
+        if self._where is None:
+            return self._of_kind(block, start)
+        found = self._found.get(block)
+        if found is None:
+            found = self._found[block] = self._where.indices(block, self._of_kind(block, 0))
+        return found[bisect_left(found, start) :] if start else found
+
+    def _of_kind(self, block: Block, start: int) -> Sequence[int]:
         wanted = [self.wants_kind(kind) for kind in block.kinds]
         if all(wanted):
-            found: Sequence[int] = range(start, block.count)
-        else:
-            kind_of = block.kind_of
-            found = [index for index in range(start, block.count) if wanted[kind_of[index]]]
-        return found if self._where is None else self._where.indices(block, found)
+            return range(start, block.count)
+        if not any(wanted):
+            return ()
+        kind_of = block.kind_of
+        return [index for index in range(start, block.count) if wanted[kind_of[index]]]
+
+
+class Selections:
+    """Those of one daemon: consumers that ask for the same share one, and all patterns share the decoded rows."""
+
+    def __init__(self) -> None:
+        self._rows = Rows()
+        self._made: WeakValueDictionary[tuple[frozenset[str] | None, str], Selection] = WeakValueDictionary()
+
+    def of(self, on: Sequence[str] | None, where: Mapping[str, Any] | None) -> Selection:
+        """Raises `PatternError`."""
+        key = (None if on is None else frozenset(on), json.dumps(where))
+        made = self._made.get(key)
+        if made is None:
+            made = Selection(on, None if where is None else Pattern(where, self._rows))
+            self._made[key] = made
+        return made
