@@ -114,7 +114,7 @@ class Daemon:
             if cursor is None:
                 continue
             for shard, at in cursor.shards.items():
-                self.journal.hold(name, shard, at.low)
+                self.journal.hold(name, shard, cursor.needs(shard))
                 self.orphans[name] = at.low
             hint = f"put it back, or `headrace consumer forget {name}`, or `headrace consumer rename {name} NEW`"
             self.log.warning("consumer is not in the settings and keeps its events", consumer=name, hint=hint)

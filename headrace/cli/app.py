@@ -25,6 +25,8 @@ COMMANDS: Final = (
     "reload",
     "status",
     "tail",
+    "seek",
+    "replay",
     "pause",
     "resume",
     "dead-letters",

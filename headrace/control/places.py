@@ -6,6 +6,7 @@ from datetime import datetime
 
 from headrace.daemon import Daemon
 from headrace.delivery.consumer import Consumer
+from headrace.delivery.cursor import REPLAY
 from headrace.errors import Permanent
 from headrace.pattern import Pattern, PatternError
 from headrace.protocols import Position
@@ -38,14 +39,14 @@ def place_of(daemon: Daemon, text: object) -> tuple[str, Position]:
     shards = daemon.journal.shards
     if not colon and len(shards) == 1:
         shard = shards[0]
-    if shard not in shards or not number.isdecimal():
+    if shard.removesuffix(REPLAY) not in shards or not number.isdecimal():
         raise Permanent(f"{text} is no position", hint="`headrace dead-letters list` shows them")
     return shard, int(number)
 
 
 def place_text(daemon: Daemon, shard: str, position: Position) -> str:
     """What `place_of` reads."""
-    return str(position) if len(daemon.journal.shards) == 1 else f"{shard}:{position}"
+    return str(position) if daemon.journal.shards == (shard,) else f"{shard}:{position}"
 
 
 async def start_of(daemon: Daemon, shard: str, text: str) -> Position:

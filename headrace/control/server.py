@@ -9,7 +9,7 @@ from typing import Final
 
 from aiohttp import web
 
-from headrace.control import consumers, dead_letters, health, journal, pause, reload, status, tail
+from headrace.control import consumers, dead_letters, health, journal, moves, pause, reload, status, tail
 from headrace.control.admin import guard
 from headrace.control.answers import DAEMON, RELOADER, errors
 from headrace.control.reloading import Reloader
@@ -26,6 +26,7 @@ _ALL: Final = (
     *consumers.ROUTES,
     *dead_letters.ROUTES,
     *journal.ROUTES,
+    *moves.ROUTES,
     *pause.ROUTES,
     *reload.ROUTES,
     *tail.ROUTES,

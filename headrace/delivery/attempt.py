@@ -101,7 +101,7 @@ class Attempt:
     async def _deliver(self, flow: BulkFlow, run: Run) -> Sequence[Run]:
         """Returns what is to be delivered next: what was skipped, or the halves of what failed as a whole."""
         cursor = await self._cursor(flow, run.end) if self._stores_cursor else None
-        answer = await self._answer(Batch(flow.shard, run.positions, run.data, cursor=cursor))
+        answer = await self._answer(Batch(flow.journal_shard, run.positions, run.data, cursor=cursor))
         if answer.verdict:
             return self._settle_run(flow, run, answer.verdict, answer.since)
         if run.size > 1:
@@ -115,7 +115,7 @@ class Attempt:
     async def _cursor(self, flow: Flow, end: Position | None) -> Cursor:
         """For a sink that stores it. What it passes over must be durable here before, or a crash would lose it."""
         await self.committer.rows_durable()
-        return Cursor({flow.shard: flow.cursor() if end is None else ShardCursor(end)})
+        return Cursor({flow.journal_shard: flow.cursor() if end is None else ShardCursor(end)})
 
     async def _load(self, flow: Flow, item: Item) -> None:
         parked = await self._records.parked_at(flow.shard, item.position)
@@ -264,10 +264,10 @@ def _batch(flow: Flow, items: Sequence[Item], cursor: Cursor | None) -> Batch:
     if len(items) == 1:
         (item,) = items
         attempt = item.failure.attempts + 1 if item.failure else 1
-        return Batch(flow.shard, (item.position,), item.line or b"", attempt, cursor)
+        return Batch(flow.journal_shard, (item.position,), item.line or b"", attempt, cursor)
     data = b"".join([item.line or b"" for item in items])
     attempt = 1 + max([item.failure.attempts if item.failure else 0 for item in items])
-    return Batch(flow.shard, [item.position for item in items], data, attempt, cursor)
+    return Batch(flow.journal_shard, [item.position for item in items], data, attempt, cursor)
 
 
 def _checked(verdict: Verdict, batch: Batch) -> Verdict:

@@ -63,7 +63,7 @@ class BulkFlow(Flow):
 
     def without_parked(self, run: Run) -> Run:
         """The run without the events that must wait behind a parked one; these are parked as well."""
-        if not len(self.order) and not self._recalled_before(run.end):
+        if not (len(self.order) or self._recalled_before(run.end) or self.gated):
             return run
         kept: list[Piece] = []
         for block, indices in run.pieces:
@@ -75,12 +75,14 @@ class BulkFlow(Flow):
     def _parks(self, block: Block, index: int) -> bool:
         self._admit_recalled(block.first + index)
         key, special = self.ordered(block.keys[index], block.special.get(index))
-        if not self.order.concerns(key, special):
+        shut = self._gate is not None and self._gate.shut(key, special)
+        if not (shut or self.order.concerns(key, special)):
             return False
         item = self.item(block, index)
-        waits = self.order.must_wait(item)
+        waits = shut or self.order.must_wait(item)
         if waits:
             self._park_entered(item)
+            self._stop_at_gate(item)
         return waits
 
     def enter(self, block: Block, index: int) -> Item:

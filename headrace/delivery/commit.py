@@ -8,9 +8,10 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from headrace.delivery.cursor import Cursor, dead_space, parked_space
+from headrace.delivery.cursor import Cursor, Replay, ShardCursor, dead_space, parked_space
 from headrace.delivery.flow import Flow
 from headrace.delivery.records import Records
+from headrace.delivery.replay import ReplayFlow
 from headrace.errors import Fatal, JournalFailed
 from headrace.event import Event, source_seed
 from headrace.failpoints import reach
@@ -144,7 +145,13 @@ class Committer:
             self._rows |= {(dead_space(name), key): value for key, value in dead.items()}
         self._settled_returns = len(self._returned)
         self._collected = self._settled
-        return Cursor({shard: flow.cursor() for shard, flow in self._flows.items()}, self.state)
+        shards, replays = dict[str, ShardCursor](), dict[str, Replay]()
+        for flow in self._flows.values():
+            if not isinstance(flow, ReplayFlow):
+                shards[flow.shard] = flow.cursor()
+            elif not flow.finished:
+                replays[flow.journal_shard] = flow.stored_form()
+        return Cursor(shards, self.state, replays=replays)
 
     async def _write(self, cursor: Cursor) -> None:
         rows = [Row(space, key, value) for (space, key), value in self._rows.items()]
@@ -156,9 +163,10 @@ class Committer:
             await asyncio.shield(future)
         except Fatal as error:
             raise JournalFailed(error.message, hint=error.hint) from error
-        for shard, at in cursor.shards.items():
-            self._hold(shard, at.low)
-            self._flows[shard].stored(parked[shard])
+        for shard in cursor.shards:
+            self._hold(shard, cursor.needs(shard))
+        for name, flow in self._flows.items():
+            flow.stored(parked[name])
 
     def _sealed(self) -> list[SealedBlock]:
         """What was returned by the time of the cursor, and only that."""

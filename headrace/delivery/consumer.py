@@ -7,7 +7,8 @@ skipped. A commit holds the cursor, the parked events, the dead letters and the 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import msgspec
@@ -15,12 +16,14 @@ import msgspec
 from headrace.delivery.attempt import Attempt
 from headrace.delivery.bulk import BulkFlow
 from headrace.delivery.commit import Committer
-from headrace.delivery.cursor import Control, Cursor, DeadLetter, Failure, Parked, ShardCursor
+from headrace.delivery.cursor import REPLAY, Control, Cursor, DeadLetter, Failure, Parked, Replay, ShardCursor
 from headrace.delivery.dispatch import Slots
 from headrace.delivery.flow import Flow
 from headrace.delivery.keyed import KeyedFlow
 from headrace.delivery.reader import BulkReader, KeyedReader
 from headrace.delivery.records import Records
+from headrace.delivery.replay import ReplayFlow
+from headrace.delivery.replay_reader import ReplayReader, announce
 from headrace.delivery.retry import Outage
 from headrace.delivery.selection import Selections
 from headrace.delivery.status import ConsumerStatus, Counts
@@ -50,7 +53,7 @@ class Consumer:
         self.records = Records(journal, name)
         self.counts = Counts()
         self.control = Control()
-        self._journal = journal
+        self.journal = journal
         self._context = context
         self._selection = (selections or Selections()).of(settings.on, settings.where)
         self._prepared: dict[str, Position] = {}
@@ -60,6 +63,9 @@ class Consumer:
         self._stopping = asyncio.Event()
         self._resumed = asyncio.Event()
         self._changing = asyncio.Lock()
+        self._turn = asyncio.Lock()  # held by a run, or by a command that moves the cursor between two
+        self._breaks = 0
+        self._stores_cursor: bool | None = None  # not known before the sink was open once
 
     # Before the first source starts.
 
@@ -69,21 +75,20 @@ class Consumer:
         self.control = await self.records.control()
         cursor = await self.records.cursor()
         if cursor is None:
-            cursor = Cursor({shard: ShardCursor(await self._start(shard)) for shard in self._journal.shards})
-            await self._journal.submit(Change(rows=[self.records.cursor_row(cursor)]))
+            cursor = Cursor({shard: ShardCursor(await self._start(shard)) for shard in self.journal.shards})
+            await self.journal.submit(Change(rows=[self.records.cursor_row(cursor)]))
         self._prepared = {shard: at.low for shard, at in cursor.shards.items()}
-        if not self.control.detached:
-            for shard, at in cursor.shards.items():
-                self._journal.hold(self.name, shard, at.low)
+        for shard in cursor.shards:
+            self.hold(shard, cursor.needs(shard))
 
     async def _start(self, shard: str) -> Position:
         match self.settings.start:
             case "earliest":
-                return await self._journal.oldest(shard)
+                return await self.journal.oldest(shard)
             case "latest":
-                return self._journal.head(shard)
+                return self.journal.head(shard)
             case moment:
-                return await self._journal.at(shard, moment.timestamp())
+                return await self.journal.at(shard, moment.timestamp())
 
     # A run.
 
@@ -94,7 +99,8 @@ class Consumer:
                 self._resumed.clear()
                 await first_of(self._resumed.wait(), self._stopping.wait())
             else:
-                await self._deliver()
+                async with self._turn:
+                    await self._deliver()
 
     async def stop(self, grace: float) -> None:
         """Stop reading, and finish what is in flight within `grace` seconds."""
@@ -109,6 +115,7 @@ class Consumer:
             raise Fatal(f"the cursor of consumer {self.name} is gone", hint="restart the daemon")
         context = self._context(cursor.state)
         async with self.settings.open(context) as sink:
+            self._stores_cursor = isinstance(sink, StoresCursor)
             if isinstance(sink, StoresCursor):
                 cursor = await self._as_stored(sink, cursor)
             # The operator's changes to parked events reach either the rows that are loaded, or the running slots.
@@ -128,7 +135,7 @@ class Consumer:
         if stored is None:
             return cursor
         for shard, at in stored.shards.items():
-            if shard in self._journal.shards and at.low > self._journal.head(shard):
+            if shard in self.journal.shards and at.low > self.journal.head(shard):
                 hint = "was an older journal restored? `headrace seek` or empty the target"
                 raise Fatal(f"the target of {self.name} is at {at.low}, beyond the journal's end", hint=hint)
         return Cursor({**cursor.shards, **stored.shards}, cursor.state)
@@ -136,20 +143,34 @@ class Consumer:
     async def _load(self, cursor: Cursor, context: Context) -> dict[str, Flow]:
         flows: dict[str, Flow] = {}
         kind = BulkFlow if self.settings.bulk else KeyedFlow
-        for shard in self._journal.shards:
-            at = cursor.shards.get(shard) or ShardCursor(await self._journal.oldest(shard))
-            self._hold(shard, at.low)
+        for shard in self.journal.shards:
+            at = cursor.shards.get(shard) or ShardCursor(await self.journal.oldest(shard))
+            self.hold(shard, cursor.needs(shard) if shard in cursor.shards else at.low)
             at = await self._past_the_gap(shard, at, cursor, context)
             flows[shard] = kind(shard, self.settings.ordering, at)
-        async for shard, position, parked in self.records.parked():
-            flows[shard].recall(position, parked)
+        await self._recall(flows)
+        replays = {shard + REPLAY: self._replay_flow(flows[shard], it) for shard, it in cursor.replays.items()}
+        if replays:
+            await self._recall(replays)
+        for again in replays.values():
+            await announce(self.journal, again, self._selection)
+            flows[again.journal_shard].wait_for(again.gate)
+        flows |= replays
         for flow in flows.values():
             flow.advance(flow.read)
         return flows
 
+    def _replay_flow(self, live: Flow, replay: Replay) -> ReplayFlow:
+        return ReplayFlow(live.shard, self.settings.ordering, replay, frozenset(live.recalled_positions()))
+
+    async def _recall(self, flows: Mapping[str, Flow]) -> None:
+        async for shard, position, parked in self.records.parked():
+            if shard in flows:
+                flows[shard].recall(position, parked)
+
     async def _past_the_gap(self, shard: str, at: ShardCursor, cursor: Cursor, context: Context) -> ShardCursor:
         """What is gone from the journal is recorded, said loudly, and passed."""
-        oldest = await self._journal.oldest(shard)
+        oldest = await self.journal.oldest(shard)
         if at.low >= oldest:
             return at
         after = ShardCursor(oldest, tuple(done for done in at.done if done[1] >= oldest))
@@ -160,14 +181,15 @@ class Consumer:
         context.log.error("gap", shard=shard, first=at.low, last=oldest - 1, why=gap[3])
         return after
 
-    def _hold(self, shard: str, position: Position) -> None:
+    def hold(self, shard: str, position: Position) -> None:
+        """What the journal must keep, where this consumer holds anything."""
         if not self.control.detached:
-            self._journal.hold(self.name, shard, position)
+            self.journal.hold(self.name, shard, position)
 
     def _wired(self, sink: Sink, cursor: Cursor, context: Context) -> Slots:
         settings = self.settings
         interval = FLUSH_COMMIT if isinstance(sink, Flushes) else HANDLER_COMMIT
-        committer = Committer(self._journal, self.records, self._flows, sink, cursor.state, interval, self._hold)
+        committer = Committer(self.journal, self.records, self._flows, sink, cursor.state, interval, self.hold)
         self._outage = Outage(settings.retry, context.clock, context.log)
         attempt = Attempt(self.records, settings, sink, committer, self._outage, self.counts, context, self.pause)
         return Slots(attempt, self._flows, settings, context.clock)
@@ -175,7 +197,7 @@ class Consumer:
     async def _engine(self, slots: Slots, context: Context) -> None:
         """Everything that runs while the sink is open, until stopped, paused or failed."""
         committer = slots.attempt.committer
-        if self.control.paused:  # meanwhile
+        if self.control.paused or self._breaks:  # meanwhile
             slots.close()
         committer.touch()  # the cursor may have come from the sink, or have passed a gap
         try:
@@ -192,10 +214,12 @@ class Consumer:
 
     def _reader(self, flow: Flow, slots: Slots, context: Context) -> Coroutine[Any, Any, None]:
         shared = (self._selection, slots, self.counts, context.log)
+        if isinstance(flow, ReplayFlow):
+            return ReplayReader(self.journal, flow, *shared).run()
         if isinstance(flow, BulkFlow):
-            return BulkReader(self._journal, flow, *shared).run()
+            return BulkReader(self.journal, flow, *shared).run()
         assert isinstance(flow, KeyedFlow)  # noqa: S101 -- there is no third kind
-        return KeyedReader(self._journal, flow, *shared).run()
+        return KeyedReader(self.journal, flow, *shared).run()
 
     @staticmethod
     async def _save(committer: Committer, error: Exception, context: Context) -> None:
@@ -208,6 +232,36 @@ class Consumer:
             context.log.warning("the last commit failed too", error=str(second))
 
     # What the operator may do while it runs, or not.
+
+    @asynccontextmanager
+    async def between_runs(self) -> AsyncIterator[Cursor]:
+        """The stored cursor while nothing is delivered: what was in flight has ended and is committed."""
+        self._breaks += 1
+        try:
+            if self._slots:
+                self._slots.close()
+            async with self._turn:
+                await self.records.written()
+                cursor = await self.records.cursor()
+                if cursor is None:
+                    raise Fatal(f"the cursor of consumer {self.name} is gone", hint="restart the daemon")
+                yield cursor
+        finally:
+            self._breaks -= 1
+
+    def moved(self, cursor: Cursor) -> None:
+        """The stored cursor was changed between two runs."""
+        self._flows = {}
+        self._prepared = {shard: at.low for shard, at in cursor.shards.items()}
+        for shard in cursor.shards:
+            self.hold(shard, cursor.needs(shard))
+
+    async def stores_cursor(self, state: bytes | None) -> bool:
+        """Whether the sink keeps the cursor with its data; it may have to be opened to know."""
+        if self._stores_cursor is None:
+            async with self.settings.open(self._context(state)) as sink:
+                self._stores_cursor = isinstance(sink, StoresCursor)
+        return self._stores_cursor
 
     async def pause(self, why: str) -> None:
         """Durably: also after a restart, until resumed."""
@@ -222,7 +276,7 @@ class Consumer:
     async def detach(self, why: str) -> None:
         """Pause, and give up what was not read: `on_lag = "detach"`. The gap is recorded when it is resumed."""
         await self._decide(msgspec.structs.replace(self.control, paused=why, detached=True))
-        self._journal.release(self.name)
+        self.journal.release(self.name)
 
     async def resume(self) -> None:
         """Go on from the cursor."""
@@ -257,7 +311,7 @@ class Consumer:
         return letter, parked
 
     async def _change(self, rows: list[Row]) -> None:
-        await self._journal.submit(Change(rows=rows))
+        await self.journal.submit(Change(rows=rows))
 
     async def dead_letters(self) -> AsyncIterator[tuple[str, Position, DeadLetter, bool]]:
         """Dead letters and held events, the latter marked."""
@@ -269,8 +323,9 @@ class Consumer:
 
     def status(self) -> ConsumerStatus:
         """For `status`: where it stands and what it did since the daemon started."""
-        lows = {**self._prepared, **{shard: flow.cursor().low for shard, flow in self._flows.items()}}
-        lag = sum(self._journal.head(shard) - low for shard, low in lows.items())
+        flows = self._flows
+        lows = {**self._prepared, **{s: it.cursor().low for s, it in flows.items() if not isinstance(it, ReplayFlow)}}
+        lag = sum(self.journal.head(shard) - low for shard, low in lows.items())
         return ConsumerStatus(
             name=self.name,
             state=self._state(),
@@ -283,6 +338,7 @@ class Consumer:
             dead=self.counts.dead,
             parked=sum(flow.parked + flow.recalled for flow in self._flows.values()),
             gaps=len(self.control.gaps),
+            replaying=sum(flow.left for flow in flows.values() if isinstance(flow, ReplayFlow)),
         )
 
     def _state(self) -> str:

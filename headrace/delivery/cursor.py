@@ -18,6 +18,7 @@ from headrace.journal.schema import RESTORE
 from headrace.protocols import Position
 
 CURSORS: Final = "cursor"
+REPLAY: Final = "+replay"  # behind a shard's name, for what is parked of its replay
 _CHECK: Final = struct.Struct("<I")
 _POSITION: Final = struct.Struct(">Q")
 
@@ -29,12 +30,25 @@ class ShardCursor(msgspec.Struct, frozen=True, array_like=True):
     done: tuple[tuple[Position, Position], ...] = ()
 
 
+class Replay(msgspec.Struct, frozen=True, array_like=True):
+    """Ranges of a shard that are delivered again, first and last included; `at` is how far that is done."""
+
+    at: ShardCursor
+    ranges: tuple[tuple[Position, Position], ...]
+
+
 class Cursor(msgspec.Struct, frozen=True, array_like=True):
-    """A consumer's progress by shard, with the sink's own state (`Verdict.state`) as of it."""
+    """A consumer's progress by shard, with the sink's own state (`Verdict.state`) as of it, and its replays."""
 
     shards: Mapping[str, ShardCursor]
     state: bytes | None = None
     version: int = 1
+    replays: Mapping[str, Replay] = {}
+
+    def needs(self, shard: str) -> Position:
+        """The first position of a shard that is still to be read."""
+        low = self.shards[shard].low
+        return min(low, self.replays[shard].at.low) if shard in self.replays else low
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -17,6 +17,7 @@ from headrace.delivery.cursor import (
     parse_row_key,
     row_key,
 )
+from headrace.delivery.gate import Gate
 from headrace.delivery.order import STRICT_KEY, Item, Order
 from headrace.delivery.run import Run
 from headrace.event import key_hash, source_seed
@@ -58,6 +59,12 @@ class Flow:
         self._recalled: dict[Position, Item] = {}
         self._parked_before: set[Position] = set()
         self._resume_end = self._done[-1][1] + 1 if self._done else cursor.low
+        self._gate: Gate | None = None
+
+    @property
+    def journal_shard(self) -> str:
+        """The shard to read from."""
+        return self.shard
 
     # What a subclass answers.
 
@@ -97,6 +104,10 @@ class Flow:
         self._parked_before.add(position)
         self._resume_end = max(self._resume_end, position + 1)
 
+    def recalled_positions(self) -> Iterable[Position]:
+        """Those that an earlier run has parked."""
+        return self._recalled
+
     def settled_before(self, position: Position) -> bool:
         """Whether an earlier run settled or parked the event. To be asked in the order of the journal."""
         if position >= self._resume_end:
@@ -127,8 +138,32 @@ class Flow:
 
     def _restore(self, item: Item) -> None:
         self.parked += 1
-        if self.order.admit(item):
-            self._schedule(item)
+        self.order.admit(item)
+        self._stop_at_gate(item)
+        self._schedule(item)
+
+    # Waiting for a replay.
+
+    def wait_for(self, gate: Gate) -> None:
+        """Events of keys that are being replayed wait, parked. To be called before anything enters."""
+        self._gate = gate
+        gate.release = self._pass_gate
+
+    @property
+    def gated(self) -> bool:
+        return self._gate is not None and self._gate.left > 0
+
+    def _stop_at_gate(self, item: Item) -> bool:
+        """Whether an event that has just entered the order must wait, which makes it a parked one."""
+        if self._gate is None or not self._gate.stops(item):
+            return False
+        item.waits += 1
+        item.parked = True
+        return True
+
+    def _pass_gate(self, item: Item) -> None:
+        item.waits -= 1
+        self._schedule(item)
 
     # Entering.
 
@@ -166,7 +201,9 @@ class Flow:
 
     def bury(self, item: Item, failure: Failure) -> None:
         """The event is given up: it becomes a dead letter, and its key goes on."""
-        self.dead[row_key(self.shard, item.position)] = encode(DeadLetter(item.line or b"", item.source, failure))
+        self.dead[row_key(self.journal_shard, item.position)] = encode(
+            DeadLetter(item.line or b"", item.source, failure)
+        )
         self._row_bytes += len(item.line or b"")
         self.delivered(item)
 

@@ -43,6 +43,7 @@ class KeyedFlow(Flow):
 
     def _enter(self, item: Item) -> None:
         ready = self.order.admit(item)
+        self._stop_at_gate(item)
         if item.parked:
             self._wait_parked(item)
             return

@@ -37,7 +37,7 @@ class Reader(Generic[AnyFlow]):
     async def run(self) -> None:
         while True:
             await self.slots.room(self.flow)
-            await self._journal.grown(self.flow.shard, self.flow.read)
+            await self._journal.grown(self.flow.journal_shard, self.flow.read)
             await self._wait_for_more()
             page = await self._page()
             if page.blocks:
@@ -48,7 +48,7 @@ class Reader(Generic[AnyFlow]):
             self.slots.attempt.committer.touch_later()
 
     async def _wait_for_more(self) -> None:
-        batch, shard, read = self.slots.settings.batch, self.flow.shard, self.flow.read
+        batch, shard, read = self.slots.settings.batch, self.flow.journal_shard, self.flow.read
         if batch.wait and self._journal.head(shard) - read < batch.size:
             full = self._journal.grown(shard, read + batch.size - 1)
             await first_of(self.slots.clock.sleep(batch.wait), full)
@@ -57,7 +57,7 @@ class Reader(Generic[AnyFlow]):
         told = ""
         while True:
             try:
-                page = await self._journal.read(self.flow.shard, self.flow.read, self.selection.wants)
+                page = await self._journal.read(self.flow.journal_shard, self.flow.read, self.selection.wants)
             except CorruptBlock as error:
                 if str(error) != told:
                     self._log.error("damaged block", error=str(error))

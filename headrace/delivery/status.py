@@ -6,7 +6,11 @@ import msgspec
 
 
 class ConsumerStatus(msgspec.Struct, frozen=True):
-    """`lag` counts events, wanted or not; `behind` is seconds since the oldest undelivered one was appended."""
+    """What `status` tells of a consumer.
+
+    `lag` counts events, wanted or not; `behind` is seconds since the oldest undelivered one was appended. `replaying`
+    counts the wanted events that are still to be sent again.
+    """
 
     name: str
     state: str
@@ -19,6 +23,7 @@ class ConsumerStatus(msgspec.Struct, frozen=True):
     dead: int
     parked: int
     gaps: int
+    replaying: int = 0
 
 
 class Counts:
