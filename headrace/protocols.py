@@ -98,6 +98,9 @@ class Source(Protocol):
 class Verdict:
     """What became of a batch. Events named nowhere were delivered.
 
+    A sink in bulk that names a failure also names all later events of the same keys, failed or skipped: they wait for
+    it. A sink that `StoresCursor` names none, it fails as a whole: what it stored of a batch could not be told apart.
+
     `failed` says why, by position: each spends an attempt. `skipped` were not tried, because an earlier one ended the
     delivery: they come again and spend none. `state` is kept for the sink and committed together with the cursor.
     `events` are new ones, by the position of their parent, committed with the cursor.

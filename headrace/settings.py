@@ -161,7 +161,7 @@ class ConsumerSettings(Settings):
 
     `bulk`: the sink takes whole batches in order, one at a time, and a batch fails as a whole; so
     the engine need not look at each event. `own_timeout`: the adapter itself enforces `timeout`,
-    for each event of a batch.
+    for each event of a batch. With more dead letters than `dead_letter_limit` the consumer pauses.
     """
 
     bulk: ClassVar[bool] = False
@@ -176,6 +176,7 @@ class ConsumerSettings(Settings):
     retry: Retry = Retry()
     timeout: Duration = Field(30.0, gt=0)
     on_failure: Literal["dead-letter", "hold-key", "pause"] = "dead-letter"
+    dead_letter_limit: int = Field(10_000, ge=1)
     on_lag: Literal["stop-intake", "detach"] = "stop-intake"
 
     @property

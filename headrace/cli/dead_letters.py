@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json as jsons
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from headrace.cli.asking import daemon_of
-from headrace.cli.options import ConfigFile, Json, Yes
+from headrace.cli.options import ConfigFile, Json, Where, Yes
 from headrace.cli.output import as_json, confirmed, data, data_lines, table, talk
 from headrace.errors import Permanent
 
@@ -19,16 +19,23 @@ PORTION = 500  # positions in one request
 
 Consumer = Annotated[str, typer.Argument(metavar="CONSUMER")]
 Positions = Annotated[list[str] | None, typer.Argument(metavar="[POSITION]...")]
+Since = Annotated[
+    str | None, typer.Option("--since", metavar="TIME", help="Given up then or later: RFC 3339, or 7d ago.")
+]
+Before = Annotated[str | None, typer.Option("--before", metavar="TIME", help="Given up earlier.")]
 All = Annotated[bool, typer.Option("--all", help="All of the consumer's.")]
 
 
 def list_(
     consumer: Annotated[str | None, typer.Argument(metavar="[CONSUMER]")] = None,
+    where: Where = None,
+    since: Since = None,
+    before: Before = None,
     config: ConfigFile = None,
     json: Json = False,
 ) -> None:
     """List dead letters and held events, of one consumer or of all; --json: one object per line."""
-    lines = daemon_of(config).lines("/dead-letters", consumer=consumer)
+    lines = daemon_of(config).lines("/dead-letters", consumer=consumer, where=where, since=since, before=before)
     if json:
         data_lines(lines)
         return
@@ -62,33 +69,64 @@ def show(
 
 
 def redrive(
-    consumer: Consumer, positions: Positions = None, every: All = False, yes: Yes = False, config: ConfigFile = None
+    consumer: Consumer,
+    positions: Positions = None,
+    every: All = False,
+    where: Where = None,
+    since: Since = None,
+    before: Before = None,
+    yes: Yes = False,
+    config: ConfigFile = None,
 ) -> None:
     """Deliver again, marked `headraceredrive`."""
-    _act(daemon_of(config), "redrive", consumer, positions, every=every, yes=yes)
+    _act(daemon_of(config), "redrive", consumer, positions, Chosen(every, where, since, before), yes=yes)
 
 
 def discard(
-    consumer: Consumer, positions: Positions = None, every: All = False, yes: Yes = False, config: ConfigFile = None
+    consumer: Consumer,
+    positions: Positions = None,
+    every: All = False,
+    where: Where = None,
+    since: Since = None,
+    before: Before = None,
+    yes: Yes = False,
+    config: ConfigFile = None,
 ) -> None:
-    """Forget for good."""
-    _act(daemon_of(config), "discard", consumer, positions, every=every, yes=yes)
+    """Forget for good; also those of a consumer that left the settings."""
+    _act(daemon_of(config), "discard", consumer, positions, Chosen(every, where, since, before), yes=yes)
 
 
-def _act(daemon: Client, what: str, consumer: str, positions: list[str] | None, *, every: bool, yes: bool) -> None:
-    if bool(positions) == every:
-        raise Permanent("which ones?", hint="name positions, or --all")
-    chosen = positions or [jsons.loads(line)["position"] for line in daemon.lines("/dead-letters", consumer=consumer)]
-    if not chosen:
-        talk(f"{consumer} has no dead letters")
+class Chosen(NamedTuple):
+    """Which ones, where they are not named one by one."""
+
+    every: bool
+    where: str | None
+    since: str | None
+    before: str | None
+
+
+def _act(daemon: Client, what: str, consumer: str, positions: list[str] | None, chosen: Chosen, *, yes: bool) -> None:
+    """Counts first, and asks."""
+    if bool(positions) == any(chosen):
+        raise Permanent("which ones?", hint="name positions, or --where, --since, --before, or --all")
+    found = positions or _positions(daemon, consumer, chosen)
+    if not found:
+        talk(f"{consumer} has no dead letters" + ("" if chosen.every else " like that"))
         return
-    letters = "1 dead letter" if len(chosen) == 1 else f"{len(chosen)} dead letters"
+    letters = "1 dead letter" if len(found) == 1 else f"{len(found)} dead letters"
     if not confirmed(f"{what} {letters} of {consumer}?", yes=yes):
         talk("nothing was done")
         return
-    for start in range(0, len(chosen), PORTION):
-        daemon.post(f"/dead-letters/{what}", consumer=consumer, positions=chosen[start : start + PORTION])
+    for start in range(0, len(found), PORTION):
+        daemon.post(f"/dead-letters/{what}", consumer=consumer, positions=found[start : start + PORTION])
     talk(f"{what}: {letters} of {consumer}")
+
+
+def _positions(daemon: Client, consumer: str, chosen: Chosen) -> list[str]:
+    lines = daemon.lines(
+        "/dead-letters", consumer=consumer, where=chosen.where, since=chosen.since, before=chosen.before
+    )
+    return [jsons.loads(line)["position"] for line in lines]
 
 
 COMMANDS = {"list": list_, "show": show, "redrive": redrive, "discard": discard}

@@ -11,7 +11,7 @@ from headrace.errors import Permanent
 from headrace.pattern import Pattern, PatternError
 from headrace.protocols import Position
 from headrace.suggest import did_you_mean, listed
-from headrace.units import parse_start
+from headrace.units import parse_duration, parse_start
 
 
 def consumer_of(daemon: Daemon, name: str) -> Consumer:
@@ -31,6 +31,21 @@ def pattern_of(text: str | None) -> Pattern | None:
         return Pattern(text)
     except PatternError as error:
         raise Permanent(f"--where: {error}") from error
+
+
+def moment_of(text: str, now: float) -> float:
+    """Seconds since 1970 of a time, or of `7d`: so long ago. Raises `Permanent`."""
+    try:
+        return now - float(parse_duration(text))
+    except ValueError:
+        pass
+    try:
+        start = parse_start(text)
+    except ValueError as error:
+        raise Permanent(f'"{text}": {error}, or so long ago (7d)') from error
+    if isinstance(start, datetime):
+        return start.timestamp()
+    raise Permanent(f'"{text}" is no time', hint="a time (RFC 3339), or so long ago (7d)")
 
 
 def place_of(daemon: Daemon, text: object) -> tuple[str, Position]:

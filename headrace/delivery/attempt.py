@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from headrace.delivery.bulk import BulkFlow
-from headrace.delivery.commit import Committer, Returned, child_of
+from headrace.delivery.commit import HOPS, Committer, Returned, child_of
 from headrace.delivery.cursor import Cursor, Failure, ShardCursor
 from headrace.delivery.flow import Flow
 from headrace.delivery.keyed import KeyedFlow
@@ -180,13 +180,13 @@ class Attempt:
                 flow.delivered(item)
             self._counts.delivered += len(items)
             return
-        failed = self._emit({item.position: item.line or b"" for item in items}, verdict)
+        failed, final = self._emit({item.position: item.line or b"" for item in items}, verdict)
         skipped = frozenset(verdict.skipped) - failed.keys()
         if skipped and isinstance(flow, KeyedFlow):
             flow.put_back([item for item in items if item.position in skipped])
         for item in items:
             if (why := failed.get(item.position)) is not None:
-                self._failed(flow, item, why, since)
+                self._failed(flow, item, why, since, final=item.position in final)
             elif item.position not in skipped:
                 flow.delivered(item)
                 self._counts.delivered += 1
@@ -198,45 +198,46 @@ class Attempt:
             self._counts.delivered += run.size
             return ()
         lines = {block.first + index: block.line(index) for block, index in run.events()} if verdict.events else {}
-        failed = self._emit(lines, verdict)
+        failed, final = self._emit(lines, verdict)
         skipped = frozenset(verdict.skipped) - failed.keys()
         for block, index in run.events():
-            if (why := failed.get(block.first + index)) is not None:
-                self._failed(flow, flow.enter(block, index), why, since)
+            position = block.first + index
+            if (why := failed.get(position)) is not None:
+                self._failed(flow, flow.enter(block, index), why, since, final=position in final)
         self._counts.delivered += run.size - len(failed) - len(skipped)
         return [_only(run, skipped)] if skipped else ()
 
-    def _emit(self, lines: Mapping[Position, bytes], verdict: Verdict) -> dict[Position, str]:
-        """Take the events that delivered ones returned; the failures, with those whose events are no events."""
-        failed, made = dict(verdict.failed), dict[Position, list[Returned]]()
-        counts: dict[Position, int] = {}
+    def _emit(self, lines: Mapping[Position, bytes], verdict: Verdict) -> tuple[dict[Position, str], set[Position]]:
+        """Take the events that delivered ones returned; the failures, with those whose events cannot be taken.
+
+        Trying again would not help the second: their events went round too often.
+        """
+        failed, final, made = dict(verdict.failed), set[Position](), dict[Position, list[Returned]]()
+        counts, name = dict[Position, int](), self._records.consumer
         for position, event in verdict.events:
             index = counts[position] = counts.get(position, -1) + 1
             try:
-                child = self._child(Event.parse(lines[position]), event, index)
+                child = child_of(Event.parse(lines[position]), event, name, index, self._context.origin)
             except (ValueError, AttributeError, TypeError) as error:
                 failed[position] = f"it returned no event: {error}"
                 continue
             if child:
                 made.setdefault(position, []).append(child)
+            else:
+                failed[position] = f"it returned an event that would have gone round more than {HOPS} times"
+                final.add(position)
         for position, children in made.items():
             if position not in failed and position not in verdict.skipped:
                 for child in children:
                     self.committer.emit(child)
-        return failed
+        return failed, final
 
-    def _child(self, parent: Event, event: Event, index: int) -> Returned | None:
-        made = child_of(parent, event, self._records.consumer, index, self._context.origin)
-        if made is None:
-            self._context.log.error("returned event dropped: it went round too often", parent=parent.id)
-        return made
-
-    def _failed(self, flow: Flow, item: Item, why: str, since: float | None) -> None:
+    def _failed(self, flow: Flow, item: Item, why: str, since: float | None, *, final: bool = False) -> None:
         now, before = self._now(), item.failure or Failure()
         failure = Failure(before.attempts + 1, before.first or since or now, now, _text(why))
         self._counts.failed += 1
         retry = self._settings.retry
-        if failure.attempts < retry.attempts and now - failure.first <= retry.max_age:
+        if not final and failure.attempts < retry.attempts and now - failure.first <= retry.max_age:
             self._counts.retried += 1
             flow.park(item, failure, now + delay(retry, failure.attempts))
         else:
@@ -249,7 +250,13 @@ class Attempt:
         )
         if mode == "dead-letter":
             self._counts.dead += 1
+            self._counts.kept += 1
             flow.bury(item, failure)
+            if self._counts.kept > self._settings.dead_letter_limit:
+                self._pause_for = (
+                    f"it has {self._counts.kept} dead letters, dead_letter_limit is {self._settings.dead_letter_limit}:"
+                    f" the last was at {item.position}: {failure.error}"
+                )
         elif mode == "hold-key":
             flow.park(item, failure, 0.0, held=True)
         else:

@@ -20,6 +20,7 @@ from headrace.protocols import Change, ConsumerJournal, Flushes, Position, Row, 
 
 SKIPPED_COMMIT: Final = 1.0  # seconds until a cursor that only skipped is committed
 HOPS: Final = 16  # returned events may lead to returned events this often
+OWN: Final = frozenset({"headraceredrive", "headracereplay"})  # said of one delivery: no child inherits it
 TYPES: Final = 256  # distinct types that fit one block
 EARLY: Final = 16  # events settled since the last commit that make the next one come at once
 UNCOMMITTED: Final = 64  # the same, beyond which no further event is delivered: what a crash may repeat
@@ -183,9 +184,10 @@ class Committer:
 def child_of(parent: Event, event: Event, consumer: str, index: int, origin: str) -> Returned | None:
     """A returned event with its identity from its parent; None where it went round too often.
 
-    `index` counts the events of this parent. Raises `ValueError` where the event is not JSON.
+    `index` counts the events of this parent. The operator who redrives one lets it go round again. Raises
+    `ValueError` where the event is not JSON.
     """
-    hops = _hops(parent) + 1
+    hops = 1 if "headraceredrive" in parent.extensions else _hops(parent) + 1
     if hops > HOPS:
         return None
     made = msgspec.structs.replace(
@@ -193,7 +195,7 @@ def child_of(parent: Event, event: Event, consumer: str, index: int, origin: str
         id=f"{parent.id}/{consumer}/{index}",
         source=f"{origin}{consumer}",
         traceparent=event.traceparent or parent.traceparent,
-        extensions={**event.extensions, "headracehops": hops},
+        extensions={key: value for key, value in event.extensions.items() if key not in OWN} | {"headracehops": hops},
     )
     return Returned(made, made.line())
 

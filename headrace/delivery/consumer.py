@@ -16,9 +16,10 @@ import msgspec
 from headrace.delivery.attempt import Attempt
 from headrace.delivery.bulk import BulkFlow
 from headrace.delivery.commit import Committer
-from headrace.delivery.cursor import REPLAY, Control, Cursor, DeadLetter, Failure, Parked, Replay, ShardCursor
+from headrace.delivery.cursor import REPLAY, Control, Cursor, Replay, ShardCursor
 from headrace.delivery.dispatch import Slots
 from headrace.delivery.flow import Flow
+from headrace.delivery.given_up import GivenUp
 from headrace.delivery.keyed import KeyedFlow
 from headrace.delivery.reader import BulkReader, KeyedReader
 from headrace.delivery.records import Records
@@ -27,9 +28,8 @@ from headrace.delivery.replay_reader import ReplayReader, announce
 from headrace.delivery.retry import Outage
 from headrace.delivery.selection import Selections
 from headrace.delivery.status import ConsumerStatus, Counts
-from headrace.errors import Fatal, JournalFailed, Permanent
-from headrace.event import Event
-from headrace.protocols import Change, ConsumerJournal, Context, Flushes, Position, Row, Sink, StoresCursor
+from headrace.errors import Fatal, JournalFailed
+from headrace.protocols import Change, ConsumerJournal, Context, Flushes, Position, Sink, StoresCursor
 from headrace.settings import ConsumerSettings
 from headrace.tasks import among, first_of
 
@@ -62,7 +62,7 @@ class Consumer:
         self._outage: Outage | None = None
         self._stopping = asyncio.Event()
         self._resumed = asyncio.Event()
-        self._changing = asyncio.Lock()
+        self.given_up = GivenUp(journal, self.records, self.counts)
         self._turn = asyncio.Lock()  # held by a run, or by a command that moves the cursor between two
         self._breaks = 0
         self._stores_cursor: bool | None = None  # not known before the sink was open once
@@ -72,6 +72,7 @@ class Consumer:
     async def prepare(self) -> None:
         """Make the cursor where the consumer is new, and hold what it still needs."""
         await self.records.written()
+        await self.given_up.count()
         self.control = await self.records.control()
         cursor = await self.records.cursor()
         if cursor is None:
@@ -119,13 +120,13 @@ class Consumer:
             if isinstance(sink, StoresCursor):
                 cursor = await self._as_stored(sink, cursor)
             # The operator's changes to parked events reach either the rows that are loaded, or the running slots.
-            async with self._changing:
+            async with self.given_up.changing:
                 self._flows = await self._load(cursor, context)
-                self._slots = slots = self._wired(sink, cursor, context)
+                self._slots = self.given_up.slots = slots = self._wired(sink, cursor, context)
             try:
                 await self._engine(slots, context)
             finally:
-                self._slots = self._outage = None
+                self._slots = self.given_up.slots = self._outage = None
 
     async def _as_stored(self, sink: StoresCursor, cursor: Cursor) -> Cursor:
         """The sink's own cursor rules in the shards that it knows."""
@@ -177,7 +178,8 @@ class Consumer:
         gap = (shard, at.low, oldest - 1, "the journal no longer has these positions")
         self.control = msgspec.structs.replace(self.control, gaps=(*self.control.gaps, gap))
         cursor = msgspec.structs.replace(cursor, shards={**cursor.shards, shard: after})
-        await self._change([self.records.control_row(self.control), self.records.cursor_row(cursor)])
+        rows = [self.records.control_row(self.control), self.records.cursor_row(cursor)]
+        await self.journal.submit(Change(rows=rows))
         context.log.error("gap", shard=shard, first=at.low, last=oldest - 1, why=gap[3])
         return after
 
@@ -284,43 +286,6 @@ class Consumer:
         await self.records.set_control(self.control)
         self._resumed.set()
 
-    async def redrive(self, shard: str, position: Position) -> None:
-        """Deliver a dead letter again, or one that is held. Raises `Permanent` where there is none."""
-        async with self._changing:
-            letter, held = await self._given_up(shard, position)
-            again = _redriven(letter or held)
-            rows = [self.records.parked_row(shard, position, again), self.records.dead_row(shard, position, None)]
-            await self._change(rows)
-            if self._slots:
-                self._slots.admit_again(shard, position, again)
-
-    async def discard(self, shard: str, position: Position) -> None:
-        """Forget a dead letter, or one that is held: its key goes on. Raises `Permanent` where there is none."""
-        async with self._changing:
-            letter, _ = await self._given_up(shard, position)
-            row = self.records.parked_row if letter is None else self.records.dead_row
-            await self._change([row(shard, position, None)])
-            if self._slots and letter is None:
-                self._slots.discard(shard, position)
-
-    async def _given_up(self, shard: str, position: Position) -> tuple[DeadLetter | None, Parked | None]:
-        letter = await self.records.dead_at(shard, position)
-        parked = await self.records.parked_at(shard, position)
-        if letter is None and not (parked and parked.held):
-            raise Permanent(f"consumer {self.name} has no dead letter at {position}")
-        return letter, parked
-
-    async def _change(self, rows: list[Row]) -> None:
-        await self.journal.submit(Change(rows=rows))
-
-    async def dead_letters(self) -> AsyncIterator[tuple[str, Position, DeadLetter, bool]]:
-        """Dead letters and held events, the latter marked."""
-        async for shard, position, letter in self.records.dead():
-            yield shard, position, letter, False
-        async for shard, position, parked in self.records.parked():
-            if parked.held:
-                yield shard, position, DeadLetter(parked.line, parked.source, parked.failure), True
-
     def status(self) -> ConsumerStatus:
         """For `status`: where it stands and what it did since the daemon started."""
         flows = self._flows
@@ -345,11 +310,3 @@ class Consumer:
         if self.control.paused:
             return "paused"
         return "target away" if self._outage and self._outage.there else "running"
-
-
-def _redriven(letter: DeadLetter | Parked | None) -> Parked:
-    """It starts over, and says so: `headraceredrive` is a CloudEvents extension attribute."""
-    assert letter is not None  # noqa: S101 -- one of both is there
-    event = Event.parse(letter.line)
-    line = msgspec.structs.replace(event, extensions={**event.extensions, "headraceredrive": True}).line()
-    return Parked(line, letter.source, Failure(error=letter.failure.error))

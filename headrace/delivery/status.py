@@ -34,6 +34,7 @@ class Counts:
         self.failed = 0
         self.retried = 0
         self.dead = 0
+        self.kept = 0  # dead letters, also of earlier runs
         self.problem = ""
         self.reading_from: float | None = None
 

@@ -307,3 +307,58 @@ def test_an_admin_address_that_is_taken(daemon: Daemon, tmp_path_factory: pytest
     done = headrace("run", cwd=other)
     assert done.returncode == 70
     assert f"[daemon] admin {address}: " in done.stderr.splitlines()[-1]
+
+
+def test_dead_letters_are_chosen_by_pattern_and_time_with_a_count_first(daemon: Daemon) -> None:
+    put(daemon, "bad-1.txt", "bad-2.txt", "bad-3.csv")
+    daemon.wait_until(lambda told: told["consumers"][0]["dead_letters"] == 3)
+    csv = """{"subject": [{"suffix": ".csv"}]}"""
+    listed = daemon.run("dead-letters", "list", "picky", "--json", "--where", csv).stdout.splitlines()
+    assert [json.loads(line)["subject"] for line in listed] == ["bad-3.csv"]
+    assert not daemon.run("dead-letters", "list", "picky", "--json", "--before", "1h").stdout
+    asked = daemon.run("dead-letters", "discard", "picky", "--where", csv)
+    assert asked.returncode == 1
+    assert "discard 1 dead letter of picky?" in asked.stderr
+    assert daemon.run("dead-letters", "discard", "picky", "--where", csv, "--yes").returncode == 0
+    assert "no dead letters like that" in daemon.run("dead-letters", "redrive", "picky", "--where", csv).stderr
+    wrong = daemon.run("dead-letters", "redrive", "picky", "--where", """{"subject": []}""")
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (1, 1)
+    assert daemon.run("dead-letters", "redrive", "picky", "--since", "1h", "--yes").returncode == 0
+    daemon.wait_until(lambda told: told["consumers"][0]["dead"] == 5)
+
+
+def test_dead_letters_of_a_consumer_that_left_the_settings(daemon: Daemon) -> None:
+    put(daemon, "bad")
+    daemon.wait_until(lambda told: told["consumers"][0]["dead_letters"] == 1)
+    text = (daemon.folder / "headrace.toml").read_text()
+    (daemon.folder / "headrace.toml").write_text(text.replace("[handlers.picky]", "[handlers.other]"))
+    assert daemon.run("reload").returncode == 0
+    assert "bad" in daemon.run("dead-letters", "list", "picky").stdout
+    refused = daemon.run("dead-letters", "redrive", "picky", "--all", "--yes")
+    assert "is not in the settings" in refused.stderr
+    assert daemon.run("dead-letters", "discard", "picky", "--all", "--yes").returncode == 0
+    assert "no dead letters" in daemon.run("dead-letters", "list", "picky").stderr
+
+
+def test_seek_and_replay(daemon: Daemon) -> None:
+    put(daemon, "a", "b")
+    delivered(daemon, 2)
+    assert daemon.run("replay", "audit", "--from", "earliest").returncode == 0
+    lines = daemon.folder / "audit.jsonl"
+    until(lambda: len(lines.read_text().splitlines()) == 4)
+    marked = [json.loads(line).get("headracereplay") for line in lines.read_text().splitlines()]
+    assert marked == [None, None, True, True]
+    daemon.wait_until(lambda told: not any(each["replaying"] for each in told["consumers"]))
+    assert "goes on from 0" in daemon.run("seek", "audit", "earliest").stderr
+    until(lambda: len(lines.read_text().splitlines()) == 6)
+    assert "from where?" in daemon.run("replay", "audit").stderr
+    assert "has no replay" in daemon.run("replay", "audit", "--cancel").stderr
+    assert "no consumer audt" in daemon.run("seek", "audt", "latest").stderr
+
+
+def test_tail_by_pattern(daemon: Daemon) -> None:
+    put(daemon, "a", "b", "c")
+    delivered(daemon, 3)
+    told = daemon.run("tail", "--from", "earliest", "-n", "1", "--where", """{"subject": ["b"]}""")
+    assert [json.loads(line)["subject"] for line in told.stdout.splitlines()] == ["b"]
+    assert "--where" in daemon.run("tail", "--where", "{").stderr

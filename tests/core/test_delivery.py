@@ -77,7 +77,7 @@ async def begin(consumer: Consumer) -> None:
 
 
 async def only_dead(consumer: Consumer) -> tuple[str, Position]:
-    ((shard, position, _, _),) = [letter async for letter in consumer.dead_letters()]
+    ((shard, position, _, _),) = [letter async for letter in consumer.given_up.all()]
     return shard, position
 
 
@@ -177,10 +177,10 @@ def test_hold_key_waits_for_the_operator_also_across_a_restart(
             await eventually(lambda: "10" in target.ids, "the other key goes on")
             assert target.ids == ["9", "10"]
             shard, position = await only_dead(consumer)
-            await consumer.redrive(shard, position)
+            await consumer.given_up.redrive(shard, position)
             await until_settled(consumer, journal)
             with pytest.raises(Permanent, match="no dead letter"):
-                await consumer.redrive(shard, position)
+                await consumer.given_up.redrive(shard, position)
         assert target.ids[2:] == ["0", "1", "2", "3", "4", "5"]
         assert [event.extensions for event in target.events[2:4]] == [{"headraceredrive": True}, {}]
 
@@ -200,12 +200,12 @@ def test_a_held_event_is_discarded_and_its_key_goes_on(tmp_path: Path, engine: s
             place = await only_dead(consumer)
             waiting = next(position for position in await parked_rows(consumer) if position != place[1])
             with pytest.raises(Permanent, match="no dead letter"):
-                await consumer.discard(place[0], waiting)
+                await consumer.given_up.discard(place[0], waiting)
             if while_running:
-                await consumer.discard(*place)
+                await consumer.given_up.discard(*place)
                 await until_settled(consumer, journal)
         if not while_running:
-            await consumer.discard(*place)
+            await consumer.given_up.discard(*place)
             consumer = a_consumer(journal, settings, tmp_path)
             async with running(consumer):
                 await until_settled(consumer, journal)
@@ -225,12 +225,12 @@ def test_dead_letters_are_redriven_while_running_and_while_paused(
         await append(journal, [an_event(number, str(number)) for number in range(4)])
         async with running(consumer):
             await until_settled(consumer, journal)
-            first, second = [(shard, position) async for shard, position, _, _ in consumer.dead_letters()]
-            await consumer.redrive(*first)
+            first, second = [(shard, position) async for shard, position, _, _ in consumer.given_up.all()]
+            await consumer.given_up.redrive(*first)
             await until_settled(consumer, journal)
             await consumer.pause("for a while")
             await eventually(lambda: consumer.status().state == "paused", "paused")
-            await consumer.redrive(*second)
+            await consumer.given_up.redrive(*second)
             await consumer.resume()
             await until_settled(consumer, journal)
         assert target.ids == ["0", "3", "1", "2"]
@@ -795,3 +795,61 @@ def test_reload_goes_on_where_the_old_one_stopped(tmp_path: Path) -> None:
         assert sorted(target.ids, key=int) == [str(number) for number in range(500)]
 
     run("sqlite", tmp_path, test)
+
+
+@both_engines
+@pytest.mark.parametrize("kind", [TargetSettings, BulkSettings])
+def test_above_its_dead_letter_limit_a_consumer_pauses(tmp_path: Path, engine: str, kind: type[TargetSettings]) -> None:
+    async def test(journal: ConsumerJournal) -> None:
+        target = Target(failing(*map(str, range(10))))
+        settings = kind(target=target, dead_letter_limit=3, retry=Retry(attempts=1), batch=BatchSize(size=1))
+        consumer = a_consumer(journal, settings, tmp_path)
+        await append(journal, [an_event(number, str(number)) for number in range(10)])
+        async with running(consumer):
+            await eventually(lambda: consumer.status().state == "paused", "paused")
+            assert "dead_letter_limit is 3" in consumer.status().why
+        assert len(await dead_rows(consumer)) == 4, "nothing is lost at the limit"
+        consumer = a_consumer(journal, settings, tmp_path)
+        async with running(consumer):
+            assert consumer.status().state == "paused", "also across a restart"
+            target.answer = None
+            for shard, position, _, _ in [letter async for letter in consumer.given_up.all()]:
+                await consumer.given_up.redrive(shard, position)
+            assert consumer.counts.kept == 0
+            await consumer.resume()
+            await until_settled(consumer, journal)
+        assert sorted(target.ids) == [str(number) for number in range(10)]
+
+    run(engine, tmp_path, test)
+
+
+@both_engines
+@pytest.mark.parametrize("kind", [TargetSettings, BulkSettings])
+def test_who_returns_events_round_and_round_becomes_a_dead_letter(
+    tmp_path: Path, engine: str, kind: type[TargetSettings]
+) -> None:
+    async def test(journal: ConsumerJournal) -> None:
+        async def answer(batch: Batch) -> Verdict:
+            return Verdict(events=[(at, event) for at, event in zip(batch.positions, batch.events, strict=True)])
+
+        target = Target(answer)
+        consumer = a_consumer(journal, kind(target=target), tmp_path)
+        await append(journal, [an_event(1)])
+        async with running(consumer):
+            await until(lambda: dead_rows(consumer), "given up")
+            await until_settled(consumer, journal)
+            assert len(target.batches) == 17, "the event and 16 of its line"
+            ((_, letter),) = (await dead_rows(consumer)).items()
+            assert Event.parse(letter.line).extensions == {"headracehops": 16}
+            assert "more than 16 times" in letter.failure.error
+            assert letter.failure.attempts == 1
+            await consumer.given_up.redrive(*await only_dead(consumer))
+            await until(lambda: given_up_again(consumer, letter.line), "once more around")
+        assert len(target.batches) == 34
+        assert [event.extensions.get("headraceredrive") for event in target.events[16:]] == [None, True] + [None] * 16
+
+    run(engine, tmp_path, test)
+
+
+async def given_up_again(consumer: Consumer, line: bytes) -> bool:
+    return [letter.line for letter in (await dead_rows(consumer)).values()] not in ([], [line])

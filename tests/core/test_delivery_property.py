@@ -187,7 +187,7 @@ async def scenario(seed: int, engine: str, settings: TargetSettings, world: Worl
 
 
 async def dead_letters(consumer: Consumer) -> list[Any]:
-    return [letter async for _, _, letter, _ in consumer.dead_letters()]
+    return [letter async for _, _, letter, _ in consumer.given_up.all()]
 
 
 def check(world: World, dead: set[int], settings: TargetSettings) -> None:

@@ -141,7 +141,7 @@ def test_a_failing_replay_is_parked_and_dead_lettered_like_any_other(
                 await until(lambda: over(consumer), "replayed")
                 (shard, position), letter = await one_dead(consumer)
                 assert b'"headracereplay":true' in letter
-                await consumer.redrive(shard, position)
+                await consumer.given_up.redrive(shard, position)
                 await eventually(lambda: len(target.ids) == 20, "redriven")
                 await until_settled(consumer, journal)
         assert target.events[-1].extensions == {"headracereplay": True, "headraceredrive": True}
@@ -173,12 +173,12 @@ def test_a_held_event_of_a_replay_holds_its_key_until_the_operator_acts(tmp_path
             consumer = a_consumer(journal, settings, tmp_path)
             async with running(consumer):
                 target.answer = None
-                held = [it async for it in consumer.dead_letters()]
+                held = [it async for it in consumer.given_up.all()]
                 ((shard, position, _, is_held),) = held
                 assert is_held
                 assert shard.endswith("+replay")
                 assert "6" not in target.ids, "also across a restart"
-                await consumer.redrive(shard, position)
+                await consumer.given_up.redrive(shard, position)
                 await until(lambda: over(consumer), "replayed")
                 await until_settled(consumer, journal)
         again = [event.id for event in target.events[6:] if event.partitionkey == "key/0"]
