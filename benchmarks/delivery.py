@@ -3,6 +3,10 @@
 `--quick` takes a tenth of the events; `--profile` prints where the time of the keyed path goes. Events are lines of
 about 200 bytes in blocks of 2,000, in the embedded journal, spread over 1,000 keys. Within the timing: reading,
 ordering, calling the sink, settling and committing. Outside: appending. "parsed" decodes every event in the sink.
+
+"where" is the whole read path with a pattern that one event in ten matches. "at the head": consumers whose patterns
+match nothing while blocks are appended, per second of all events. "of ten": eight consumers that count while events are
+appended, first alone and then beside one whose target is away and one that takes 20 ms for each event.
 """
 
 from __future__ import annotations
@@ -11,10 +15,11 @@ import argparse
 import asyncio
 import cProfile
 import pstats
+import resource
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -24,6 +29,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from report import report
 
 from headrace.delivery.consumer import Consumer
+from headrace.delivery.selection import Selections
+from headrace.errors import Transient
 from headrace.event import Event, source_seed
 from headrace.journal.block import Lines, SealedBlock, seal
 from headrace.journal.space import Limits
@@ -84,6 +91,122 @@ def a_block() -> SealedBlock:
     return seal("rows", Lines.of(events, source_seed("rows")))
 
 
+class Away(Nothing):
+    """A target that is not there."""
+
+    async def deliver(self, batch: Batch) -> Verdict:
+        raise Transient("away")
+
+
+class Slow(Nothing):
+    """A target that takes its time for each event."""
+
+    async def deliver(self, batch: Batch) -> Verdict:
+        await asyncio.sleep(0.02)
+        return Verdict()
+
+
+@asynccontextmanager
+async def delivering(
+    journal: SqliteJournal, consumers: Mapping[str, KeyedSettings], folder: Path
+) -> AsyncIterator[list[Consumer]]:
+    """These, running inside, with what they decode in common as in the daemon."""
+    selections, made = Selections(), []
+    for name, settings in consumers.items():
+        context = make_context(folder, name=name)
+        made.append(Consumer(name, settings, journal, lambda _state, it=context: it, selections))  # type: ignore[misc]
+        await made[-1].prepare()
+    tasks = [asyncio.create_task(each.run()) for each in made]
+    try:
+        yield made
+    finally:
+        await asyncio.gather(*(each.stop(10) for each in made))
+        await asyncio.gather(*tasks)
+        for each in made:
+            await each.records.forget()
+            journal.release(each.name)
+
+
+async def all_read(consumers: Sequence[Consumer]) -> None:
+    while any(each.status().lag for each in consumers):  # noqa: ASYNC110 -- nothing to wait on
+        await asyncio.sleep(0.005)
+
+
+async def patterns(journal: SqliteJournal, folder: Path) -> dict[str, int]:
+    """Events per second that patterns have looked at, from the journal on disk and from its newest blocks."""
+    figures: dict[str, int] = {}
+    wheres: Mapping[str, Mapping[str, Any]] = {
+        "attributes": {"partitionkey": [{"suffix": "7"}]},
+        "data": {"data": {"after": {"id": [{"numeric": [">=", BLOCK - BLOCK // 10]}]}}},
+    }
+    for what, where in wheres.items():
+        for kind in (KeyedSettings, BulkSettings):
+            settings = kind(sink=Nothing(parse=False), where=where)
+            taken = 1e9
+            for _ in range(3):
+                started = time.perf_counter()
+                async with delivering(journal, {"where": settings}, folder) as made:
+                    await all_read(made)
+                    taken = min(taken, time.perf_counter() - started)
+            name = "in bulk" if kind is BulkSettings else "one by one"
+            figures[f"where on {what}, {name}, events/s"] = round(journal.head(SHARD) / taken)
+    return figures
+
+
+async def misses(journal: SqliteJournal, folder: Path, blocks: int) -> dict[str, int]:
+    figures: dict[str, int] = {}
+    block = a_block()
+    for count in (1, 10, 50):
+        for what in ("subject", "data"):
+            consumers = {
+                f"miss-{n}": BulkSettings(
+                    sink=Nothing(parse=False),
+                    start="latest",
+                    where=(
+                        {"subject": [f"nothing-{n}"]} if what == "subject" else {"data": {"after": {"id": [-1 - n]}}}
+                    ),
+                )
+                for n in range(count)
+            }
+            async with delivering(journal, consumers, folder) as made:
+                taken = 1e9
+                for _ in range(3):
+                    started = time.perf_counter()
+                    for _ in range(blocks):
+                        await journal.submit(Change([block]))
+                    await all_read(made)
+                    taken = min(taken, time.perf_counter() - started)
+            key = f"at the head, {count} whose pattern on {what} matches nothing, events/s"
+            figures[key] = round(blocks * BLOCK / taken)
+    return figures
+
+
+async def ten(journal: SqliteJournal, folder: Path, blocks: int) -> dict[str, float]:
+    """The eight with and without the other two, and what that does to appending."""
+    figures: dict[str, float] = {}
+    others = {"dead": KeyedSettings(sink=Away(parse=False), start="latest")}
+    others |= {"slow": KeyedSettings(sink=Slow(parse=False), start="latest")}
+    rates: dict[bool, list[float]] = {False: [], True: []}
+    appends: dict[bool, list[float]] = {False: [], True: []}
+    for beside in (False, True) * 3:
+        eight = {f"good-{n}": KeyedSettings(sink=Nothing(parse=False), start="latest") for n in range(8)}
+        async with delivering(journal, eight | (others if beside else {}), folder) as made:
+            await all_read(made[:8])
+            started = time.perf_counter()
+            block = a_block()
+            for _ in range(blocks):
+                await journal.submit(Change([block]))
+            appends[beside].append(blocks * BLOCK / (time.perf_counter() - started))
+            await all_read(made[:8])
+            rates[beside].append(blocks * BLOCK / (time.perf_counter() - started))
+    for beside, what in ((False, "alone"), (True, "of ten with one dead and one slow")):
+        figures[f"eight {what}, events/s each"] = round(max(rates[beside]))
+        figures[f"eight {what}, appended meanwhile, events/s"] = round(max(appends[beside]))
+    figures["eight of ten, share of their rate alone"] = round(max(rates[True]) / max(rates[False]), 3)
+    figures["memory at the peak, MiB"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    return figures
+
+
 async def rate(journal: SqliteJournal, name: str, settings: KeyedSettings, folder: Path) -> int:
     """Events delivered and committed per second."""
     context = make_context(folder, name=name)
@@ -98,8 +221,8 @@ async def rate(journal: SqliteJournal, name: str, settings: KeyedSettings, folde
     return round(journal.head(SHARD) / (time.perf_counter() - started))
 
 
-async def measure(blocks: int, *, profiled: bool) -> dict[str, int]:
-    figures: dict[str, int] = {}
+async def measure(blocks: int, *, profiled: bool) -> dict[str, float]:
+    figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
         async with open_journal(folder, Limits(86_400.0, 4 << 30), RecordingLog(), reserve=1 << 20) as journal:
@@ -122,6 +245,9 @@ async def measure(blocks: int, *, profiled: bool) -> dict[str, int]:
             figures["by key in batches of 100, events/s"] = await rate(journal, "hundred", keyed, folder)
             bulk = BulkSettings(sink=Nothing(parse=False))
             figures["in bulk, events/s"] = await rate(journal, "bulk", bulk, folder)
+            figures |= await patterns(journal, folder)
+            figures |= await misses(journal, folder, max(5, blocks // 5))
+            figures |= await ten(journal, folder, max(2, blocks // 15))
     return figures
 
 
