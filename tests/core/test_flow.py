@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from typing import cast
+from zlib import crc32
 
 import pytest
 from hypothesis import given
@@ -16,6 +17,7 @@ from headrace.delivery.cursor import (
     DeadLetter,
     Failure,
     Parked,
+    Replay,
     ShardCursor,
     decode,
     encode,
@@ -134,6 +136,7 @@ def test_run_splits_and_cuts() -> None:
 
 RECORDS: list[Cursor | Parked | DeadLetter | Control] = [
     Cursor({"0": ShardCursor(7, ((9, 12), (14, 14)))}, b"state"),
+    Cursor({"0": ShardCursor(7)}, replays={"0": Replay(ShardCursor(3, ((5, 5),)), ((2, 4), (6, 6)))}),
     Parked(b"line\n", "rows", Failure(2, 1.5, 2.5, "why ä"), 3.5, held=True),
     DeadLetter(b"line\n", "rows", Failure(8, 1.0, 2.0, "no")),
     Control("paused", (("0", 1, 2, "gone"),), detached=True),
@@ -156,5 +159,7 @@ def test_records_round_trip_and_damage_is_found(record: Cursor | Parked | DeadLe
 def test_the_stored_format_does_not_change() -> None:
     """Written by version 0.1: it must be read for ever."""
     cursor = encode(RECORDS[0])
-    assert cursor[4:].hex() == "9381a13092079292090c920e0ec405737461746501"
+    before_replays = bytes.fromhex("9381a13092079292090c920e0ec405737461746501")
+    assert decode(crc32(before_replays).to_bytes(4, "little") + before_replays, Cursor) == RECORDS[0]
+    assert cursor[4:] == b"\x94" + before_replays[1:] + b"\x80"
     assert row_key("0", 258).hex() == "30000000000000000102"
