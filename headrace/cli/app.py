@@ -26,6 +26,7 @@ COMMANDS: Final = (
     "tail",
     "pause",
     "resume",
+    "backfill",
     "dead-letters",
     "consumer",
     "journal",
