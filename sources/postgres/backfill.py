@@ -69,6 +69,7 @@ class Backfill:
         self._publications = publications
         self._standby = standby
         self._wake = asyncio.Event()
+        self._watcher: Watcher | None = None
 
     @property
     def possible(self) -> bool:
@@ -105,6 +106,18 @@ class Backfill:
         await self._out.append([], [request.write() for request in requests])
         self._wake.set()
 
+    async def prepare(self, assembly: Assembly) -> None:
+        """Before the stream goes on: of a table that is read in part, no row may get a new key unnoticed."""
+        self._watcher = None
+        for request in await self._requests():
+            if request.after is None and not request.finished:
+                continue
+            if self._watcher is None:
+                self._watcher = assembly.watch = Watcher(request, self._names, self._settings.epoch)
+            else:
+                anew = msgspec.structs.replace(request, run=secrets.token_hex(4), after=None, finished=False)
+                await self._out.append([], [anew.write()])
+
     async def run(self, assembly: Assembly) -> None:
         """Until cancelled."""
         while True:
@@ -117,12 +130,11 @@ class Backfill:
             await self._discover()
             for request in await self._requests():
                 await self._work(request, assembly)
+                self._watcher = assembly.watch = None
         except (HeadraceError, psycopg.OperationalError) as error:  # the stream beside is not to end for it
             self._context.log.warning("backfill will go on", error=str(error), seconds=_RETRY)
             await asyncio.sleep(_RETRY)
             return False
-        finally:
-            assembly.watch = None
         return True
 
     async def _waited(self) -> None:
@@ -135,7 +147,8 @@ class Backfill:
 
     async def _requests(self) -> list[Request]:
         found = await self._out.state.scan(REQUEST, None, _PAGE)
-        return [msgspec.msgpack.decode(value, type=Request) for _, value in found]
+        requests = [msgspec.msgpack.decode(value, type=Request) for _, value in found]
+        return sorted(requests, key=lambda it: self._watcher is None or it.oid != self._watcher.oid)
 
     async def _discover(self) -> None:
         """Tables that were published after the first snapshot are read as well."""
@@ -173,7 +186,9 @@ class Backfill:
 
     async def _table(self, connection: psycopg.AsyncConnection[Any], request: Request, assembly: Assembly) -> None:
         await connection.execute("SET synchronous_commit TO local")  # a watermark waits for no standby
-        watcher = Watcher(request, self._names, self._settings.epoch)
+        watcher = self._watcher
+        if watcher is None or watcher.oid != request.oid:
+            watcher = self._watcher = Watcher(request, self._names, self._settings.epoch)
         assembly.watch = watcher
         await self._others_ended(connection)
         reader = ChunkReader(connection, self._settings, self._publications, watcher, self._context.clock)

@@ -160,6 +160,8 @@ class Postgres:
             self._context.log.info(event, slot=state.name, behind=max(slot.current - slot.flushed, 0))
             target = slot.current if self._settings.streaming and backlog else None
             target = until if until is not None else target
+            if self._backfill and until is None:
+                await self._backfill.prepare(assembly)
             async with asyncio.TaskGroup() as group:
                 beside = group.create_task(self._backfill.run(assembly)) if self._backfill and until is None else None
                 await Stream(stream, assembly, out, self._context.clock, target).run()
