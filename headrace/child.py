@@ -15,7 +15,7 @@ import sys
 import threading
 import traceback
 from asyncio import Future
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -23,11 +23,11 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from headrace.capture import JournalPort, SourceCapture
-from headrace.child_wire import Answer, Ask, Failure, LogLine, Start, Submit, Wire
+from headrace.child_wire import Answer, Ask, Backfill, Failure, LogLine, Start, Submit, Wire
 from headrace.clock import SystemClock
-from headrace.errors import Fatal, HeadraceError, JournalFailed, Transient
+from headrace.errors import Fatal, HeadraceError, JournalFailed, Permanent, Transient
 from headrace.journal.block import SealedBlock
-from headrace.protocols import Context, Logger, Write
+from headrace.protocols import Backfills, Context, Logger, Source, Write
 from headrace.settings import SourceSettings
 
 STOP: Final = 2.0  # seconds that a child has to close its source, before it is killed
@@ -46,6 +46,31 @@ class ChildSource:
         self._max_event = max_event
         self._in_flight: set[Future[None]] = set()
         self._journal_failed: JournalFailed | None = None
+        self._wire: Wire | None = None
+        self._asked: list[Future[None]] = []
+
+    async def backfill(self, what: str) -> None:
+        """The power `Backfills` of the source. Raises what it raises, or `Transient` where the child ends first."""
+        if self._wire is None:
+            raise Transient(f"source {self._context.name} is not running")
+        future: Future[None] = asyncio.get_running_loop().create_future()
+        self._asked.append(future)
+        self._wire.send(Backfill(len(self._asked) - 1, what))
+        await future
+
+    def _answered(self, answer: Answer) -> None:
+        future = self._asked[answer.number]
+        if future.done():
+            return
+        if answer.error:
+            future.set_exception(answer.error.error())
+        else:
+            future.set_result(None)
+
+    def _unanswered(self) -> None:
+        for future in self._asked:
+            if not future.done():
+                future.set_exception(Transient(f"source {self._context.name} ended"))
 
     async def run(self) -> None:
         """Returns where the source ended by itself; what it had handed over is settled then."""
@@ -54,8 +79,11 @@ class ChildSource:
             wire = await Wire.over(ours)
             try:
                 wire.send(self._start())
+                self._wire = wire
                 failure = await self._serve(wire)
             finally:
+                self._wire = None
+                self._unanswered()
                 wire.close()
             code = await process.wait()
         await self._settled()
@@ -96,6 +124,8 @@ class ChildSource:
                         reads.create_task(self._answer(wire, message))
                     case LogLine():
                         getattr(self._context.log, message.level)(message.event, **message.fields)
+                    case Answer():
+                        self._answered(message)
                     case Failure():
                         failure = message
         return failure
@@ -179,11 +209,13 @@ class PipePort:
         self._waiting[self._number] = future
         return self._number, future
 
-    async def listen(self) -> None:
-        """Resolve what comes back, until the daemon is gone."""
+    async def listen(self, backfill: Callable[[Backfill], object]) -> None:
+        """Resolve what comes back, and pass on what the daemon asks for, until it is gone."""
         async for message in self._wire.messages():
             if isinstance(message, Answer):
                 self._resolve(message)
+            elif isinstance(message, Backfill):
+                backfill(message)
 
     def _resolve(self, answer: Answer) -> None:
         future = self._waiting.pop(answer.number)
@@ -232,14 +264,18 @@ async def main(descriptor: int) -> None:
         raise Fatal("the first message must be the start")
     port = PipePort(wire)
     capture = SourceCapture(port, start.name, start.max_event)
+    opened: Future[Source] = asyncio.get_running_loop().create_future()
+    asked: list[asyncio.Task[None]] = []
     async with asyncio.TaskGroup() as group:
-        listening = group.create_task(port.listen())
-        running = group.create_task(_run(start, capture, PipeLogger(wire), wire))
+        listening = group.create_task(
+            port.listen(lambda message: asked.append(group.create_task(_backfill(message, opened, wire))))
+        )
+        running = group.create_task(_run(start, capture, PipeLogger(wire), wire, opened))
         await asyncio.wait((listening, running), return_when=asyncio.FIRST_COMPLETED)
         if not running.done():
             _end_within(2 * STOP)
-        running.cancel()
-        listening.cancel()
+        for task in (running, listening, *asked):
+            task.cancel()
 
 
 def _end_within(seconds: float) -> None:
@@ -249,9 +285,26 @@ def _end_within(seconds: float) -> None:
     timer.start()
 
 
-async def _run(start: Start, capture: SourceCapture, log: Logger, wire: Wire) -> None:
+async def _backfill(message: Backfill, opened: Future[Source], wire: Wire) -> None:
     try:
-        await _open_and_run(start, capture, log)
+        await backfill(opened.result() if opened.done() else None, message.what)
+        wire.send(Answer(message.number))
+    except Exception as error:  # noqa: BLE001 -- whatever it is, the one who asked is told
+        wire.send(Answer(message.number, error=Failure.of(error)))
+
+
+async def backfill(source: Source | None, what: str) -> None:
+    """Use the power `Backfills`. Raises `Permanent` where the source does not have it."""
+    if source is None:
+        raise Transient("the source is still starting", hint="try again")
+    if not isinstance(source, Backfills):
+        raise Permanent("this type of source has no backfill")
+    await source.backfill(what)
+
+
+async def _run(start: Start, capture: SourceCapture, log: Logger, wire: Wire, opened: Future[Source]) -> None:
+    try:
+        await _open_and_run(start, capture, log, opened)
     except Exception as error:  # noqa: BLE001 -- the process's one boundary: the daemon is told, and decides
         await capture.drain()
         wire.send(Failure.of(error))
@@ -260,11 +313,12 @@ async def _run(start: Start, capture: SourceCapture, log: Logger, wire: Wire) ->
         await capture.drain()
 
 
-async def _open_and_run(start: Start, capture: SourceCapture, log: Logger) -> None:
+async def _open_and_run(start: Start, capture: SourceCapture, log: Logger, opened: Future[Source]) -> None:
     settings = _settings(start)
     directory, scratch = Path(start.directory), Path(start.scratch)
     context = Context(start.name, None, directory, scratch, log, SystemClock(), start.origin)
     async with settings.open(context) as source:
+        opened.set_result(source)
         await source.run(capture)
 
 

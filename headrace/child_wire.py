@@ -91,7 +91,14 @@ class LogLine(msgspec.Struct, tag=True):
     fields: dict[str, Any]
 
 
-Message: TypeAlias = Start | Submit | Ask | Answer | Failure | LogLine
+class Backfill(msgspec.Struct, tag=True):
+    """From the daemon: capture again what is there. An `Answer` tells that it was accepted."""
+
+    number: int
+    what: str
+
+
+Message: TypeAlias = Backfill | Start | Submit | Ask | Answer | Failure | LogLine
 _encode: Callable[[Message], bytes] = msgspec.msgpack.Encoder(enc_hook=str).encode
 _decode = msgspec.msgpack.Decoder(Message).decode
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -13,12 +13,12 @@ from typing import Final
 
 from headrace import systemd
 from headrace.capture import JournalPort, SourceCapture
-from headrace.child import ChildSource
+from headrace.child import ChildSource, backfill
 from headrace.clock import SystemClock
 from headrace.delivery.consumer import Consumer
 from headrace.delivery.records import Records, known_consumers
 from headrace.delivery.selection import Selections
-from headrace.errors import Permanent
+from headrace.errors import Permanent, Transient
 from headrace.journal.block import SealedBlock
 from headrace.journal.place import claim
 from headrace.journal.space import Limits, Usage
@@ -26,6 +26,7 @@ from headrace.journal.sqlite import SqliteJournal, open_journal
 from headrace.protocols import Clock, Context, Logger, Write
 from headrace.settings import Config, SourceSettings
 from headrace.settings_changes import Changes, changed
+from headrace.suggest import did_you_mean, listed
 from headrace.supervisor import Supervised
 from headrace.tasks import first_of
 
@@ -54,6 +55,7 @@ class Daemon:
         self.consumers: dict[str, Consumer] = {}
         self.running: dict[str, Supervised] = {}
         self.orphans: dict[str, int] = {}
+        self._backfills: dict[str, Callable[[str], Awaitable[None]]] = {}  # of the sources that run now
         self.captured: Counter[str] = Counter()  # durable events of each source since the daemon started
         self.up = False
         self._selections = Selections()
@@ -138,12 +140,21 @@ class Daemon:
         capture = SourceCapture(self._port(context.name), context.name, self.config.journal.max_event)
         self._captures[context.name] = capture
         _empty(context.scratch)
-        async with settings.open(context) as source:
-            await source.run(capture)
+        try:
+            async with settings.open(context) as source:
+                self._backfills[context.name] = partial(backfill, source)
+                await source.run(capture)
+        finally:
+            self._backfills.pop(context.name, None)
 
     async def _run_child(self, settings: SourceSettings, context: Context) -> None:
         _empty(context.scratch)
-        await ChildSource(settings, context, self._port(context.name), self.config.journal.max_event).run()
+        child = ChildSource(settings, context, self._port(context.name), self.config.journal.max_event)
+        self._backfills[context.name] = child.backfill
+        try:
+            await child.run()
+        finally:
+            self._backfills.pop(context.name, None)
 
     def _port(self, name: str) -> JournalPort:
         return _CountingPort(self.journal, name, self.captured)
@@ -191,6 +202,17 @@ class Daemon:
         systemd.notify("READY=1")
         self.log.info("reloaded")
         return changes
+
+    # What the operator does to sources.
+
+    async def backfill(self, name: str, what: str) -> None:
+        """Have a source capture again what is there; accepted on return. Raises what the source raises."""
+        if name not in self.sources:
+            known = did_you_mean(name, self.sources) or f"; there are {listed(self.sources)}"
+            raise Permanent(f"no source {name}{known}")
+        if name not in self._backfills:
+            raise Transient(f"source {name} is not running", hint="`headrace status` tells why")
+        await self._backfills[name](what)
 
     # What the operator does to consumers.
 

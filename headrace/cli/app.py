@@ -29,6 +29,7 @@ COMMANDS: Final = (
     "replay",
     "pause",
     "resume",
+    "backfill",
     "dead-letters",
     "consumer",
     "journal",

@@ -9,7 +9,19 @@ from typing import Final
 
 from aiohttp import web
 
-from headrace.control import consumers, dead_letters, health, journal, link, moves, pause, reload, status, tail
+from headrace.control import (
+    backfill,
+    consumers,
+    dead_letters,
+    health,
+    journal,
+    link,
+    moves,
+    pause,
+    reload,
+    status,
+    tail,
+)
 from headrace.control.admin import guard
 from headrace.control.answers import DAEMON, RELOADER, errors
 from headrace.control.reloading import Reloader
@@ -23,6 +35,7 @@ LEAVE: Final = 1.0  # seconds that open requests have to end once the server clo
 _READS: Final = (*status.ROUTES, *health.ROUTES)
 _ALL: Final = (
     *_READS,
+    *backfill.ROUTES,
     *consumers.ROUTES,
     *dead_letters.ROUTES,
     *journal.ROUTES,

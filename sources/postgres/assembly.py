@@ -6,10 +6,13 @@ filter: they are the same whether the server sent it while it ran or after, and 
 
 from __future__ import annotations
 
+import sys
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
+
+import msgspec
 
 from headrace.event import Event, key_hash
 from headrace.journal.block import Lines, Special
@@ -21,9 +24,14 @@ from headrace.sources.postgres.positions import Position
 from headrace.sources.postgres.protocol import LogicalMessage
 from headrace.sources.postgres.tables import Table, Tables
 from headrace.sources.postgres.transactions import Page, Running, Spool, chosen
+from headrace.sources.postgres.window import WATERMARK, Watch
 
 ROWS: Final = frozenset(b"IUDRYTMO")  # what may stand inside a transaction
 MANY: Final = 1_000  # messages kept before they are decoded, while their transaction goes on
+
+
+class Reached(Exception):
+    """The stream came to where it was to stop; all before is assembled."""
 
 
 class _Open(NamedTuple):
@@ -57,8 +65,11 @@ class Assembly:
         *,
         wants_message: Callable[[str], bool] = _every,
         check: Callable[[int, int, int], None] = _nothing,
+        until: int | None = None,
     ) -> None:
-        """`check` is called with LSN, xid and time of every transaction."""
+        """`check` is called with LSN, xid and time of every transaction; `Reached` is raised at the LSN `until`."""
+        self._until = sys.maxsize if until is None else until
+        self.watch: Watch | None = None
         self._names = names
         self._position = start
         self._known = start
@@ -145,6 +156,8 @@ class Assembly:
         yield from ()
 
     def _start(self, lsn: int, xid: int, time: int) -> None:
+        if lsn >= self._until:
+            raise Reached
         self._check(lsn, xid, time)
         self._open = _Open(Tx(self._known.epoch, lsn, xid, time), self._known.skips(lsn))
         self._ordinal = self._last_ordinal = 0
@@ -206,6 +219,9 @@ class Assembly:
         if open_ is None:
             raise protocol.Malformed("a page outside a transaction")
         oids, xids = array("I", page.oids), array("I", page.xids)
+        if self.watch is not None and self.watch.oid in oids:
+            renamed = any(special.previous for special in page.specials.values())
+            self._block.writes += self.watch.page(open_.tx.xid, renamed=renamed)
         kept = oids if aborted.isdisjoint(xids) else [o for o, x in zip(oids, xids, strict=True) if x not in aborted]
         tables = {oid: self._tables.get(oid) for oid in set(kept)}
         early = {oid for oid, table in tables.items() if table is not None and open_.tx.lsn < table.since}
@@ -258,9 +274,17 @@ class Assembly:
                 index += 1
                 continue
             reached = self._run(rows, index, letter)
+            if self.watch is not None:
+                self._observe(self.watch, rows[index:reached])
             if reached == index:
                 yield self._partial()
             index = reached
+
+    def _observe(self, watch: Watch, rows: Sequence[bytes]) -> None:
+        if rows and self._open is not None and int.from_bytes(rows[0][26:30]) == watch.oid:
+            table = self._table(rows[0])
+            if table is not None:
+                self._block.writes += watch.rows(table.relation, rows, self._open.tx.xid)
 
     def _run(self, rows: Sequence[bytes], first: int, letter: int) -> int:
         """Decode rows of one table and operation, as many as fit; returns the index reached."""
@@ -370,6 +394,8 @@ class Assembly:
             if table.changed:
                 self._compare(table, self._ordinal)
             data = {"cascade": message.cascade, "restart_identity": message.restart_identity}
+            if self.watch is not None and oid == self.watch.oid:
+                self.watch.truncated(self._open.tx.xid)
             self._put(table_event(self._names.source, table.relation, "truncate", data, self._open.tx, self._ordinal))
 
     def _done(self) -> bool:
@@ -386,12 +412,37 @@ class Assembly:
         """One that was written at once, in no transaction, even if the transaction around it was rolled back."""
         if self._known.skips(message.lsn) == -1 or message.lsn <= self._position.lsn:
             return
+        if message.lsn >= self._until:
+            raise Reached
+        if message.prefix == WATERMARK:
+            yield from self._watermark(message)
+            return
         tx = Tx(self._known.epoch, message.lsn, 0, 0)
         if self._wants_message(message.prefix):
             yield from self._make_room()
             self._put(message_event(self._names.source, message, tx, 0))
         end = max(message.lsn, self._position.end)
         self._position = _behind(self._known.epoch, tx, 0, end, complete=True)
+
+    def _watermark(self, message: LogicalMessage) -> Iterator[Portion]:
+        """Rows that were read beside the stream join it here."""
+        joined = self.watch.reached(message.content, message.lsn) if self.watch is not None else None
+        if joined is None:
+            return
+        yield from self.flush()
+        table = Table(joined.relation, {})
+        known, difference = self._tables.difference(table)
+        if difference is not None:
+            tx = Tx(self._known.epoch, message.lsn, 0, 0)
+            event = table_event(self._names.source, joined.relation, "schema", difference, tx, 0)
+            suffix = f"schema-{joined.relation.message.oid}-{known.digest}"
+            self._line(msgspec.structs.replace(event, id=f"{event.id}/{suffix}"))
+            yield self._portion(1, self._position)
+        writes = (*self._block.writes, known.write(joined.relation.message.oid), *joined.writes)
+        self._block.writes.clear()
+        end = max(message.lsn, self._position.end)
+        self._position = Position(self._known.epoch, message.lsn, end=end)
+        yield Portion(joined.lines, self._position, writes)
 
     def _compare(self, table: Table, ordinal: int) -> None:
         """Keep what the table looks like; an event says what changed, before the first one that shows it."""

@@ -18,7 +18,7 @@ SELECT c.oid::int8 AS oid, p.schemaname AS schema, p.tablename AS "table", c.rel
 FROM pg_publication_tables p
 JOIN pg_namespace n ON n.nspname = p.schemaname
 JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename
-WHERE p.pubname = ANY(%s) ORDER BY 2, 3
+WHERE p.pubname = ANY(%s) AND (%s::oid IS NULL OR c.oid = %s) ORDER BY 2, 3
 """
 _COLUMNS: Final = """
 SELECT a.attname AS name, a.atttypid::int8 AS type_oid, a.atttypmod AS modifier,
@@ -67,14 +67,17 @@ class Published(NamedTuple):
 
 
 async def published(
-    connection: psycopg.AsyncConnection[Any], settings: PostgresSource, publications: Sequence[str]
+    connection: psycopg.AsyncConnection[Any],
+    settings: PostgresSource,
+    publications: Sequence[str],
+    oid: int | None = None,
 ) -> list[Published]:
-    """The tables that are captured."""
+    """The tables that are captured; only the one with this oid where it is given."""
     lists = connection.info.server_version >= 150_000
     columns, filter_ = ("p.attnames", "p.rowfilter") if lists else ("NULL::name[]", "NULL::text")
     query = _PUBLISHED.replace("{columns}", columns).replace("{filter}", filter_)
     found: dict[int, Published] = {}
-    for row in await rows(connection, query, list(publications)):
+    for row in await rows(connection, query, list(publications), oid, oid):
         shown = settings.shown(row.schema, row.table)
         if shown is None or row.oid in found:
             continue

@@ -31,13 +31,13 @@ class CopyOut:
         self._pgconn = connection.pgconn
         self.ended = False
 
-    def take(self) -> list[bytes]:
-        """Up to `MESSAGES` that came, without waiting."""
+    def take(self, limit: int = MESSAGES) -> list[bytes]:
+        """Up to `limit` that came, without waiting."""
         get = self._pgconn.get_copy_data
         found: list[bytes] = []
         add = found.append
         fresh = False
-        while len(found) < MESSAGES:
+        while len(found) < limit:
             count, data = get(1)
             if count > 0:
                 add(bytes(data))

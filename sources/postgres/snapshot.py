@@ -1,9 +1,8 @@
 """The rows that were there before the stream: read in parallel from one exported snapshot, each table durably noted.
 
 The stream goes on where the snapshot ends: a transaction is either in the snapshot or in the stream. After a crash the
-tables that are not complete are read again, from a later snapshot; the stream still begins at the first one, for a
-table that was begun, so that whatever the first attempt read is brought up to date. Changes that the stream brings
-of a table before its own snapshot began are left out.
+tables that are not complete are read again, whole, from a later snapshot, and with another run id; the stream is
+captured up to that snapshot first. Changes that the stream brings of a table before it was begun are left out.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from array import array
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from time import monotonic
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -22,20 +22,28 @@ from psycopg import sql
 
 from headrace.errors import Transient
 from headrace.failpoints import reach
-from headrace.journal.block import Lines
-from headrace.protocols import Capture, Context, State, Write
+from headrace.journal.block import BLOCK_BYTES, Lines
+from headrace.protocols import Capture, Context, Logger, State, Write
 from headrace.sources.postgres.catalogue import Leaf, Published, leaves
+from headrace.sources.postgres.chunks import Request, readable
 from headrace.sources.postgres.connect import Connections, rows
 from headrace.sources.postgres.decode import Reads, compiled_read
 from headrace.sources.postgres.lines import TYPE_PREFIX, Names, Tx, snapshot_tx
 from headrace.sources.postgres.positions import KnownRelation
 from headrace.sources.postgres.relations import Relation
-from headrace.sources.postgres.replication import CopyOut
+from headrace.sources.postgres.replication import MESSAGES, CopyOut
+from headrace.tasks import cause
 
 TABLE: Final = b"snapshot/"
 RANGE: Final = 4_096  # pages read by one COPY: 32 MiB
 _PAGE: Final = 1_000
+_FIRST: Final = 64  # rows taken at once before their length is known
+_TELL: Final = 10.0  # seconds between words on how far a table is
 _SAME_FILE: Final = "SELECT relfilenode = pg_relation_filenode(oid) AS same FROM pg_class WHERE oid = %s"
+
+
+class Rewritten(Transient):
+    """A table was truncated or rewritten after the snapshot began, which sees no rows in it then."""
 
 
 class TableState(msgspec.Struct, frozen=True, array_like=True):
@@ -91,8 +99,18 @@ class Snapshot:
     """Reads the tables of one snapshot into the journal."""
 
     def __init__(
-        self, connections: Connections, context: Context, names: Names, out: Capture, *, epoch: int, readers: int
+        self,
+        connections: Connections,
+        context: Context,
+        names: Names,
+        out: Capture,
+        *,
+        epoch: int,
+        readers: int,
+        beside: bool,
     ) -> None:
+        """`beside`: a table that changed too much may be left to a backfill."""
+        self._beside = beside
         self._connections = connections
         self._context = context
         self._names = names
@@ -111,10 +129,16 @@ class Snapshot:
             since = known.since if known is not None else source.lsn
             await self._out.append([], [TableState(since, done=False).write(self._epoch, oid)])
             reach("postgres.snapshot-table")
-            count = await self._table(source, table)
             writes = [TableState(since, done=True).write(self._epoch, oid)]
-            if since == source.lsn:
+            try:
+                count = await self._table(source, table)
                 writes.append(KnownRelation(table.relation.digest, table.relation.description).write(oid))
+            except* Rewritten as group:
+                if not self._beside or not readable(table.relation):
+                    raise
+                count = 0
+                writes.append(Request(oid, table.relation.name, secrets.token_hex(4)).write())
+                self._context.log.info("will be read beside the stream", why=str(cause(group)))
             await self._out.append([], writes)
             reach("postgres.snapshot-table-done")
             self._context.log.info(
@@ -125,7 +149,7 @@ class Snapshot:
         async with self._connections.open() as connection:
             parts = deque(ranges(await leaves(connection, table.relation.message.oid)))
         tx = snapshot_tx(self._epoch, secrets.token_hex(4), source.lsn, int(self._context.clock.time() * 10**6))
-        reader = _Reader(self._names, table, tx, self._out)
+        reader = _Reader(self._names, table, tx, self._out, self._context.log)
         async with asyncio.TaskGroup() as group:
             for _ in range(min(self._readers, len(parts))):
                 group.create_task(self._read(source, reader, parts))
@@ -136,12 +160,12 @@ class Snapshot:
         async with self._connections.open() as connection:
             while parts:
                 part = parts.popleft()
-                async with _inside(connection, source):
+                async with inside(connection, source):
                     await reader.read(connection, part)
 
 
 @asynccontextmanager
-async def _inside(connection: psycopg.AsyncConnection[Any], source: Source) -> AsyncIterator[None]:
+async def inside(connection: psycopg.AsyncConnection[Any], source: Source) -> AsyncIterator[None]:
     """A transaction that sees the snapshot; short, for it keeps tables from being altered."""
     await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
     try:
@@ -155,29 +179,37 @@ async def _inside(connection: psycopg.AsyncConnection[Any], source: Source) -> A
 class _Reader:
     """Reads ranges of one table, possibly several at a time."""
 
-    def __init__(self, names: Names, table: Published, tx: Tx, out: Capture) -> None:
+    def __init__(self, names: Names, table: Published, tx: Tx, out: Capture, log: Logger) -> None:
         self._relation = table.relation
         self._filter = table.filter
         self._decode: Reads = compiled_read(names, table.relation)
         self._tx = tx
         self._out = out
+        self._log = log
         self._last: asyncio.Future[None] | None = None
+        self._portion = _FIRST
+        self._told = monotonic()
         self.count = 0
 
     async def read(self, connection: psycopg.AsyncConnection[Any], part: _Range) -> None:
         """All rows of a range. Raises `Transient` where the table was rewritten, so that the snapshot misses rows."""
+        query = select(self._relation, self._filter, part)
+        try:  # to have it analysed takes the lock that keeps the table as it is
+            await connection.execute(sql.SQL("EXPLAIN {}").format(query))
+        except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
+            raise Rewritten(f"table {self._relation.name} was altered: {error.diag.message_primary}") from error
         copy = CopyOut(connection)
-        await copy.copy(select(self._relation, self._filter, part).as_bytes(connection))
+        await copy.copy(sql.SQL("COPY ({}) TO STDOUT").format(query).as_bytes(connection))
         wake = asyncio.Event()
         while not copy.ended:
-            found = copy.take()
+            found = copy.take(self._portion)
             if found:
                 await self._submit(found)
             elif not copy.ended:
                 await copy.readable(1.0, wake)
         [same] = await rows(connection, _SAME_FILE, part.leaf.oid)
         if not same.same:
-            raise Transient(f"table {self._relation.name} was rewritten or truncated while it was read")
+            raise Rewritten(f"table {self._relation.name} was rewritten or truncated before it was read")
 
     async def _submit(self, found: list[bytes]) -> None:
         lines: list[bytes] = []
@@ -187,9 +219,13 @@ class _Reader:
             *(b"".join(lines), array("I", map(len, lines)), (f"{TYPE_PREFIX}read",), bytes(len(lines))),
             array("I", keys),
         )
+        self._portion = max(1, min(MESSAGES, BLOCK_BYTES * len(lines) // len(whole.data)))
         self._last = await self._out.submit(whole)
         self.count += len(lines)
         reach("postgres.snapshot-rows")
+        if monotonic() - self._told > _TELL:
+            self._told = monotonic()
+            self._log.info("reading", table=self._relation.name, rows=self.count)
 
     async def settle(self) -> None:
         """Until all that was read is durable: appends become so in order."""
@@ -198,18 +234,18 @@ class _Reader:
 
 
 def select(relation: Relation, filter_: str | None, part: _Range) -> sql.Composed:
-    """The COPY of a range: `ctid`, then the columns as the stream has them."""
+    """The rows of a range: `ctid`, then the columns as the stream has them."""
     columns = sql.SQL(", ").join(sql.Identifier(column.name) for column in relation.message.columns)
     conditions: list[sql.Composable] = [sql.SQL("ctid >= {}").format(sql.Literal(f"({part.first},0)"))]
     if part.last is not None:
         conditions.append(sql.SQL("ctid < {}").format(sql.Literal(f"({part.last},0)")))
     if filter_:
         conditions.append(sql.SQL("({})").format(sql.SQL(filter_)))
-    return sql.SQL("COPY (SELECT ctid, {} FROM ONLY {} WHERE {}) TO STDOUT").format(
+    return sql.SQL("SELECT ctid, {} FROM ONLY {} WHERE {}").format(
         columns, sql.Identifier(part.leaf.schema, part.leaf.table), sql.SQL(" AND ").join(conditions)
     )
 
 
-def since(found: Mapping[int, TableState]) -> dict[int, int]:
-    """From which LSN on the stream counts, by table."""
-    return {oid: state.since for oid, state in found.items()}
+def begun_at(found: Mapping[int, TableState], otherwise: int, oid: int) -> int:
+    """From which LSN on the stream counts for a table; `otherwise` where it was not begun."""
+    return found[oid].since if oid in found else otherwise

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, closing
+from contextlib import closing
+from functools import partial
 from typing import Any, Final
 
 import psycopg
@@ -14,6 +16,7 @@ from headrace.event import source_seed
 from headrace.protocols import Capture, Context, Finding
 from headrace.sources.postgres import connect, positions, publication
 from headrace.sources.postgres.assembly import Assembly
+from headrace.sources.postgres.backfill import Backfill
 from headrace.sources.postgres.catalogue import published
 from headrace.sources.postgres.connect import OLDEST, Connections
 from headrace.sources.postgres.diagnosis import Diagnosis
@@ -23,8 +26,8 @@ from headrace.sources.postgres.protocol import lsn_text
 from headrace.sources.postgres.replication import Replication
 from headrace.sources.postgres.schemas import schemas
 from headrace.sources.postgres.settings import PostgresSource
-from headrace.sources.postgres.slots import Created, Slots, check_server, create, free, look
-from headrace.sources.postgres.snapshot import Snapshot, Source, since, states
+from headrace.sources.postgres.slots import Slots, check_server, create, free, look
+from headrace.sources.postgres.snapshot import Snapshot, Source, begun_at, inside, states
 from headrace.sources.postgres.stream import History, Stream
 from headrace.sources.postgres.tables import Tables
 from headrace.sources.postgres.transactions import Spool
@@ -41,6 +44,7 @@ class Postgres:
         self._settings = settings
         self._context = context
         self._connections = Connections(settings, context)
+        self._backfill: Backfill | None = None
         self._names = Names(context.source, source_seed(context.name))
 
     def schemas(self) -> Mapping[str, Mapping[str, Any]]:
@@ -62,10 +66,21 @@ class Postgres:
         except HeadraceError as error:
             yield Finding("error", error.message, error.hint)
 
+    async def backfill(self, what: str) -> None:
+        """Durably wanted on return; read beside the stream. `what`: a pattern of `schema.table`. Raises `Permanent`."""
+        if self._backfill is None:
+            raise Transient("the source is not connected", hint="`headrace status` tells why")
+        await self._backfill.request(what)
+
     async def _run(self, out: Capture) -> None:
         async with self._connections.open() as admin:
             standby = await self._check(admin)
             publications = await self._publications(admin, standby=standby)
+            self._backfill = Backfill(
+                *(self._settings, self._context, self._connections, self._names, out),
+                publications=publications,
+                standby=standby,
+            )
             while True:
                 async with self._connections.open(replication=True) as replication:
                     state = await self._prepare(admin, replication, out, publications, standby=standby)
@@ -88,29 +103,42 @@ class Postgres:
         state, created = await slots.ready(admin, replication)
         if not state.snapshot or state.snapshot_done:
             return state
-        tables = await published(admin, self._settings, publications)
-        snapshot = Snapshot(
-            *(self._connections, self._context, self._names, out),
-            epoch=self._settings.epoch,
-            readers=self._settings.snapshot_readers,
-        )
-        async with self._exported(created) as source:
-            self._context.log.info("snapshot", tables=len(tables), lsn=lsn_text(source.lsn))
-            await snapshot.read(source, tables)
+        if created is not None and created.snapshot is not None:
+            await self._snapshot(out, Source(created.snapshot, created.start), publications)
+        else:
+            await self._resume_snapshot(admin, out, state, publications)
         return await slots.snapshot_done(state)
 
-    @asynccontextmanager
-    async def _exported(self, created: Created | None) -> AsyncIterator[Source]:
-        """The snapshot of the new slot, or of a temporary one where ours was made before a crash, or by others."""
-        if created is not None and created.snapshot is not None:
-            yield Source(created.snapshot, created.start)
-            return
+    async def _resume_snapshot(
+        self, admin: psycopg.AsyncConnection[Any], out: Capture, state: positions.SlotState, publications: list[str]
+    ) -> None:
+        """Read what is left, where our slot was made before a crash, or by others.
+
+        The exported snapshot is gone. A later one comes from a temporary slot, and the stream is captured up to it
+        first, exactly: so what was read already is brought up to date, and nothing goes back in time.
+        """
         async with self._connections.open(replication=True) as replication:
-            name = f"headrace_tmp_{secrets.token_hex(8)}"
-            made = await create(replication, name, export=True, temporary=True)
+            self._context.log.info("snapshot resumes", hint="waiting for the transactions that run on the server now")
+            made = await create(replication, f"headrace_{secrets.token_hex(8)}", export=True, temporary=True)
             if made.snapshot is None:
                 raise Transient("the server exported no snapshot")
-            yield Source(made.snapshot, made.start)
+            async with self._connections.open(replication=True) as stream:
+                await self._stream(admin, stream, out, state, publications, until=made.start)
+            await free(admin, state.name)
+            await self._snapshot(out, Source(made.snapshot, made.start), publications)
+
+    async def _snapshot(self, out: Capture, source: Source, publications: list[str]) -> None:
+        async with self._connections.open() as connection, inside(connection, source):
+            tables = await published(connection, self._settings, publications)
+        self._context.log.info("snapshot", tables=len(tables), lsn=lsn_text(source.lsn))
+        epoch, readers = self._settings.epoch, self._settings.snapshot_readers
+        snapshot = Snapshot(
+            *(self._connections, self._context, self._names, out),
+            epoch=epoch,
+            readers=readers,
+            beside=self._backfill is not None and self._backfill.possible,
+        )
+        await snapshot.read(source, tables)
 
     async def _stream(
         self,
@@ -119,8 +147,9 @@ class Postgres:
         out: Capture,
         state: positions.SlotState,
         publications: list[str],
+        until: int | None = None,
     ) -> None:
-        """Returns once a backlog is read: from then on transactions may come while they run.
+        """Returns once a backlog is read: from then on transactions may come while they run; or before LSN `until`.
 
         To send a transaction while it runs is of no use where it is committed already, and costs a way over the disk.
         """
@@ -128,14 +157,22 @@ class Postgres:
         if slot is None:
             raise Transient(f"slot {state.name} has just gone")
         backlog = slot.current - slot.flushed > BACKLOG
-        streaming = self._settings.streaming and not backlog
+        streaming = self._settings.streaming and not backlog and until is None
         stream = Replication(replication)
         with closing(Spool(self._context.scratch)) as spool:
-            assembly = await self._assembly(out, slot.flushed, spool)
+            assembly = await self._assembly(out, slot.flushed, spool, until)
             await stream.start(state.name, publications, streaming=streaming, origin=self._settings.origin)
-            self._context.log.info("streaming", slot=state.name, behind=max(slot.current - slot.flushed, 0))
+            event = "streaming" if until is None else "catching up"
+            self._context.log.info(event, slot=state.name, behind=max(slot.current - slot.flushed, 0))
             target = slot.current if self._settings.streaming and backlog else None
-            await Stream(stream, assembly, out, self._context.clock, target).run()
+            target = until if until is not None else target
+            if self._backfill and until is None:
+                await self._backfill.prepare(assembly)
+            async with asyncio.TaskGroup() as group:
+                beside = group.create_task(self._backfill.run(assembly)) if self._backfill and until is None else None
+                await Stream(stream, assembly, out, self._context.clock, target).run()
+                if beside is not None:
+                    beside.cancel()
 
     async def _check(self, admin: psycopg.AsyncConnection[Any]) -> bool:
         """Whether the server is a standby. Raises `Fatal` where it cannot be captured."""
@@ -159,14 +196,16 @@ class Postgres:
         async with self._connections.open(primary=True) as primary:
             return await publication.ensure(primary, self._settings, name)
 
-    async def _assembly(self, out: Capture, flushed: int, spool: Spool) -> Assembly:
+    async def _assembly(self, out: Capture, flushed: int, spool: Spool, until: int | None) -> Assembly:
         position = await positions.position(out.state, self._settings.epoch)
         known = await positions.relations(out.state)
-        begun = since(await states(out.state, self._settings.epoch))
-        tables = Tables(self._names, self._settings.shown, self._connections.primary_key, known, begun)
+        begun = await states(out.state, self._settings.epoch)
+        since = partial(begun_at, begun, until or 0)  # a table that is not begun will be read at `until`
+        tables = Tables(self._names, self._settings.shown, self._connections.primary_key, known, since)
         history = History(position, flushed if self._settings.origin == "any" else position.lsn + 1, position.epoch)
         return Assembly(
             *(self._names, position, tables, spool),
             wants_message=self._settings.wants_message,
             check=history.check,
+            until=until,
         )

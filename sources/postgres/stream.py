@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from asyncio import Future
 from collections import deque
+from collections.abc import Sequence
 from time import monotonic
 from typing import Final
 
@@ -13,7 +14,7 @@ import msgspec
 from headrace.errors import Transient
 from headrace.failpoints import reach
 from headrace.protocols import Capture, Clock
-from headrace.sources.postgres.assembly import Assembly
+from headrace.sources.postgres.assembly import Assembly, Reached
 from headrace.sources.postgres.portion import Portion
 from headrace.sources.postgres.positions import Position
 from headrace.sources.postgres.replication import MESSAGES, Replication
@@ -83,8 +84,8 @@ class Stream:
             messages = self._replication.take()
             if messages:
                 self._heard = monotonic()
-                for portion in self._assembly.feed(messages):
-                    await self._submit(portion)
+                if await self._feed(messages):
+                    return
                 await asyncio.sleep(0)  # the report's turn
                 if len(messages) == MESSAGES:
                     continue
@@ -94,6 +95,17 @@ class Stream:
             if not messages:
                 await self._note_idle()
                 await self._replication.readable(REPORT, self._wake)
+
+    async def _feed(self, messages: Sequence[bytes]) -> bool:
+        """Whether the stream came to where it was to stop."""
+        try:
+            for portion in self._assembly.feed(messages):
+                await self._submit(portion)
+        except Reached:
+            for portion in self._assembly.flush():
+                await self._submit(portion)
+            return True
+        return False
 
     def _reached(self) -> bool:
         if self._target is None or self._in_flight or not self._assembly.idle:

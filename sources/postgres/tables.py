@@ -34,6 +34,10 @@ class Table:
     average: float = 512.0
 
 
+def _from_the_start(_oid: int) -> int:
+    return 0
+
+
 class Tables:
     """What the stream said about types and tables so far."""
 
@@ -43,10 +47,10 @@ class Tables:
         choose: Choose,
         primary_key: PrimaryKey,
         known: Mapping[int, KnownRelation],
-        since: Mapping[int, int] | None = None,
+        since: Callable[[int], int] = _from_the_start,
     ) -> None:
-        """`since`: the LSN before which a table's changes are part of its snapshot already, by its oid."""
-        self._since = since or {}
+        """`since` gives the LSN before which a table's changes are, or will be, part of its snapshot, by its oid."""
+        self._since = since
         self._names = names
         self._choose = choose
         self._primary_key = primary_key
@@ -70,7 +74,7 @@ class Tables:
             self._tables[message.oid] = None
             return
         relation = self.relation(message, shown)
-        self._tables[message.oid] = Table(relation, compiled(self._names, relation), self._since.get(message.oid, 0))
+        self._tables[message.oid] = Table(relation, compiled(self._names, relation), self._since(message.oid))
 
     def relation(self, message: RelationMessage, shown: Shown) -> Relation:
         found = self._primary_key(message.oid) if message.identity in {"f", "n"} else ()

@@ -186,6 +186,7 @@ def test_schemas(folder: Path) -> None:
         ["tail"],
         ["pause", "audit"],
         ["resume", "audit"],
+        ["backfill", "orders", "public.*"],
         ["dead-letters", "list"],
         ["dead-letters", "redrive", "audit", "--all"],
         ["consumer", "forget", "audit"],
