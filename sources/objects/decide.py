@@ -9,6 +9,7 @@ from headrace.sources.objects.entry import LOOSE, Entry, Place, same
 from headrace.sources.objects.records import ALL_REMOVED, CREATED, MARKED, REMOVED, Hint, precedes
 
 ANY_CREATION: Final = "s3:ObjectCreated:*"  # a look cannot tell how an object came to be
+NOTHING: Final = "s3:ObjectRemoved:NoOP"  # a deletion of what was not there
 ANY_REMOVAL: Final = "s3:ObjectRemoved:*"
 
 
@@ -58,7 +59,7 @@ def judge(hint: Hint, row: Entry | None, *, doubtful: bool) -> Verdict:
     if hint.entry is not None and row is not None and _known(hint, row):
         return Verdict.IGNORE
     if not _understood(hint.name):
-        return Verdict.LOOK
+        return Verdict.IGNORE if hint.name == NOTHING and row is None else Verdict.LOOK
     if hint.entry is None and row is None:
         return Verdict.IGNORE
     if doubtful or _backwards(hint, row):

@@ -67,7 +67,7 @@ def _of_bucket(bucket: str, scope: Scope, store: Store) -> list[Probe]:
     key = scope.prefixes[0] + PROBE_KEY
     return [
         Probe(f'bucket "{bucket}" can be listed', partial(_first_page, bucket, scope, store)),
-        Probe(f'objects of bucket "{bucket}" can be read', partial(store.look, Place(bucket, key))),
+        Probe(f'objects of bucket "{bucket}" can be read', partial(store.look, Place(bucket, key), versions=False)),
     ]
 
 

@@ -168,7 +168,7 @@ class Keeper:
 
         async def look(place: Place) -> None:
             async with gate:
-                found[place] = await self._store.look(place)
+                found[place] = await self._store.look(place, versions=self.versioned.get(place.bucket, False))
 
         async with asyncio.TaskGroup() as group:
             for place in places:

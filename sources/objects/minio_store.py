@@ -20,6 +20,7 @@ from urllib3.exceptions import HTTPError
 from headrace.inventory import Found
 from headrace.sources.objects.entry import (
     MARKER,
+    NULL,
     SECOND,
     Entry,
     Place,
@@ -98,13 +99,13 @@ class MinioStore:
             named = (((it.object_name or "").encode(), it) for it in found if scope.shows_key(it.object_name or ""))
             yield from by_version((key, version_row(bucket, it)) for key, it in sorted_within(named))
 
-    async def look(self, place: Place) -> Entry | None:
-        return await finish(self._look, place)
+    async def look(self, place: Place, *, versions: bool) -> Entry | None:
+        return await finish(self._look, place, place.version or (NULL if versions else None))
 
-    def _look(self, place: Place) -> Entry | None:
+    def _look(self, place: Place, version: str | None) -> Entry | None:
         try:
             with self._explained(READ_OBJECT, place.bucket, hides={"NoSuchKey", "NoSuchVersion", "405"}):
-                it = self._client.stat_object(place.bucket, place.key, version_id=place.version or None)
+                it = self._client.stat_object(place.bucket, place.key, version_id=version)
         except _Hidden as hidden:
             return Entry(MARKER | SECOND, 0, 0, "") if hidden.code == "405" else None
         return Entry(SECOND, milliseconds(it.last_modified), it.size or 0, it.etag or "")

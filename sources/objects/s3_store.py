@@ -9,6 +9,7 @@ from headrace.inventory import Found
 from headrace.sources.objects.aws_errors import Hidden, explained
 from headrace.sources.objects.entry import (
     MARKER,
+    NULL,
     SECOND,
     Entry,
     Place,
@@ -81,9 +82,9 @@ class S3Store:
                 yield sorted(row for key, row in rows if key.encode() != last)
             yield sorted(row for _, row in rest)
 
-    async def look(self, place: Place) -> Entry | None:
+    async def look(self, place: Place, *, versions: bool) -> Entry | None:
         try:
-            it = await self._head(place)
+            it = await self._head(place if place.version or not versions else place._replace(version=NULL))
         except Hidden as hidden:
             return Entry(MARKER | SECOND, 0, 0, "") if hidden.code == "405" else None
         return Entry(SECOND, milliseconds(it["LastModified"]), it["ContentLength"], it.get("ETag", "").strip('"'))

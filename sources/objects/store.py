@@ -25,8 +25,11 @@ class Store(Protocol):
     def pages(self, bucket: str, scope: Scope, *, versions: bool) -> AsyncGenerator[Sequence[Found]]:
         """The rows of what is there, in their order, a page at a time; none is empty. Raises `BucketMissing`."""
 
-    async def look(self, place: Place) -> Entry | None:
-        """What is there now. A bucket that is missing looks like an object that is."""
+    async def look(self, place: Place, *, versions: bool) -> Entry | None:
+        """What is there now; without an id in the place, the version "null" where versions count, else the current one.
+
+        A bucket that is missing looks like an object that is.
+        """
 
     async def exists(self, bucket: str) -> bool: ...
     async def metadata(self, place: Place) -> Mapping[str, str]:

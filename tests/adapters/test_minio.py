@@ -106,6 +106,26 @@ def test_every_version_and_marker_has_its_event(versioned: Run) -> None:
     asyncio.run(body())
 
 
+def test_a_deletion_of_nothing_is_nothing(versioned: Run) -> None:
+    run = versioned
+
+    async def body() -> None:
+        async with run.running():
+            run.put("a", "1")
+            await until(lambda: len(run.events) == 1)
+            version = run.events[0].data["versionId"]
+            run.put("a", "2")
+            for _ in range(2):
+                run.client.remove_object(run.bucket, "a", version_id=version)
+            run.client.remove_object(run.bucket, "a", version_id="null")
+            run.put("b")
+            await until(lambda: run.capture.has("b"))
+            await run.agrees()
+        assert len(run.events) == 4
+
+    asyncio.run(body())
+
+
 def test_versions_may_be_ignored(versioned: Run) -> None:
     run = versioned
     run.options["versions"] = False
