@@ -19,7 +19,7 @@ from tests.fixtures.bucket_churn import BucketChurn
 from tests.fixtures.s3 import ACCESS_KEY, SECRET_KEY, LocalMinio, private_server, until
 from tests.fixtures.tcp_proxy import TcpProxy
 
-pytestmark = [pytest.mark.s3, pytest.mark.crash]
+pytestmark = [pytest.mark.s3, pytest.mark.crash, pytest.mark.long]
 
 FULL = bool(os.environ.get("HEADRACE_TEST_FULL"))
 OPERATIONS, KILLS, RESTARTS = (20_000, 30, 4) if FULL else (3_000, 6, 1)

@@ -108,6 +108,7 @@ def strike(daemon: Daemon, database: Database, chance: random.Random) -> bool:
     return False
 
 
+@pytest.mark.long
 @pytest.mark.crash
 @pytest.mark.postgres
 @pytest.mark.parametrize("version", ["newest", "oldest"])

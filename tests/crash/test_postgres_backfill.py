@@ -34,6 +34,7 @@ def backfill(house: Path) -> None:
     subprocess.run(command, check=False, capture_output=True, timeout=60)
 
 
+@pytest.mark.long
 @pytest.mark.crash
 @pytest.mark.postgres
 @pytest.mark.parametrize("version", ["newest", "oldest"])
