@@ -6,7 +6,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pydantic import field_validator
 
@@ -18,6 +18,7 @@ from headrace.handlers.link import WorkerProcess, starter
 from headrace.handlers.pool import AHEAD, Limits, Pool, open_pool
 from headrace.handlers.returned import children
 from headrace.protocols import Batch, Context, Position, Sink, Verdict
+from headrace.silence import SilentLog
 
 _TRIES: Final = 3
 _CHECK_TIMEOUT: Final = 20.0
@@ -61,7 +62,7 @@ class PythonHandler(ProcessHandlerSettings):
         """Load the function in a worker, as a delivery would, and end it: what is wrong, or nothing."""
         settings = self.worker_settings("check", directory)
         try:
-            async with open_pool(starter(settings, _Silent()), Limits(1), _Silent()):
+            async with open_pool(starter(settings, SilentLog()), Limits(1), SilentLog()):
                 return []
         except HeadraceError as error:
             return [str(error)]
@@ -97,18 +98,6 @@ class PythonHandler(ProcessHandlerSettings):
             return str(directory / self.python)
         beside = directory / ".venv" / "bin" / "python"
         return str(beside) if beside.exists() else sys.executable
-
-
-class _Silent:
-    """`check` tells the error itself, with its place; what importing prints is not asked for."""
-
-    def debug(self, event: str, **fields: Any) -> None: ...
-    def info(self, event: str, **fields: Any) -> None: ...
-    def warning(self, event: str, **fields: Any) -> None: ...
-    def error(self, event: str, **fields: Any) -> None: ...
-    def exception(self, event: str, **fields: Any) -> None: ...
-    def bind(self, **fields: Any) -> _Silent:
-        return self
 
 
 class FunctionSink:

@@ -102,7 +102,7 @@ class Daemon:
 
     async def _prepare(self, name: str) -> None:
         settings = self.config.consumers[name]
-        consumer = Consumer(name, settings, self.journal, partial(self._context, name), self._selections)
+        consumer = Consumer(name, settings, self.journal, partial(self.context, name), self._selections)
         await consumer.prepare()
         self.consumers[name] = consumer
         self.orphans.pop(name, None)
@@ -129,7 +129,7 @@ class Daemon:
 
     def _start_source(self, name: str) -> None:
         settings = self.config.sources[name]
-        context = self._context(name, None)
+        context = self.context(name, None)
         run = partial(self._run_child if settings.child else self._run_source, settings, context)
         self.sources[name] = Supervised(name, run, self.clock, context.log)
         self.sources[name].start(self._group)
@@ -159,7 +159,8 @@ class Daemon:
     def _port(self, name: str) -> JournalPort:
         return _CountingPort(self.journal, name, self.captured)
 
-    def _context(self, name: str, state: bytes | None) -> Context:
+    def context(self, name: str, state: bytes | None) -> Context:
+        """What an adapter of this name is opened with."""
         config = self.config
         log = self.log.bind(name=name)
         scratch = config.data_dir / "scratch" / name

@@ -6,12 +6,13 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from headrace.clock import SystemClock
 from headrace.errors import HeadraceError
 from headrace.protocols import Context, Diagnoses, Finding, Logger, Source
 from headrace.settings import Config, SourceSettings
+from headrace.silence import SilentLog
 
 Findings: TypeAlias = list[tuple[str, Finding]]
 """By the name of the part that they are about."""
@@ -34,20 +35,8 @@ async def diagnosed(settings: Config) -> Findings:
 async def opened(settings: Config, name: str, source: SourceSettings) -> AsyncIterator[Source]:
     """The source, not running, with a scratch folder that is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="headrace-") as scratch:
-        log: Logger = _Silent()
+        log: Logger = SilentLog()
         origin = settings.daemon.origin
         context = Context(name, None, settings.directory, Path(scratch), log, SystemClock(), origin)
         async with source.open(context) as adapter:
             yield adapter
-
-
-class _Silent:
-    """What was asked is answered; nothing else is said."""
-
-    def debug(self, event: str, **fields: Any) -> None: ...
-    def info(self, event: str, **fields: Any) -> None: ...
-    def warning(self, event: str, **fields: Any) -> None: ...
-    def error(self, event: str, **fields: Any) -> None: ...
-    def exception(self, event: str, **fields: Any) -> None: ...
-    def bind(self, **fields: Any) -> _Silent:
-        return self

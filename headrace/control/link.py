@@ -8,7 +8,6 @@ from typing import Any, Final, Protocol, runtime_checkable
 from aiohttp import web
 
 from headrace.control.answers import DAEMON, answer, body_of, settled
-from headrace.daemon import Daemon
 from headrace.errors import Permanent
 from headrace.protocols import Context
 
@@ -31,13 +30,7 @@ async def link(request: web.Request) -> web.Response:
     settings: object = daemon.config.sources.get(name)
     if not isinstance(settings, Links) or not isinstance(data, dict):
         raise Permanent(f"the events of {source} are about nothing that can be opened")
-    return answer(await settings.link(_context(daemon, name), data, SECONDS))
-
-
-def _context(daemon: Daemon, name: str) -> Context:
-    config = daemon.config
-    scratch = config.data_dir / "scratch" / name
-    return Context(name, None, config.directory, scratch, daemon.log, daemon.clock, config.daemon.origin)
+    return answer(await settings.link(daemon.context(name, None), data, SECONDS))
 
 
 ROUTES: Final = (web.post("/link", link),)
