@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from report import report
 
 from headrace.delivery.consumer import Consumer
-from headrace.delivery.selection import Selections
+from headrace.delivery.heads import Heads
 from headrace.errors import Transient
 from headrace.event import Event, source_seed
 from headrace.journal.block import Lines, SealedBlock, seal
@@ -112,17 +112,19 @@ async def delivering(
     journal: SqliteJournal, consumers: Mapping[str, KeyedSettings], folder: Path
 ) -> AsyncIterator[list[Consumer]]:
     """These, running inside, with what they decode in common as in the daemon."""
-    selections, made = Selections(), []
+    heads, made = Heads(journal), []
     for name, settings in consumers.items():
         context = make_context(folder, name=name)
-        made.append(Consumer(name, settings, journal, lambda _state, it=context: it, selections))  # type: ignore[misc]
+        made.append(Consumer(name, settings, journal, lambda _state, it=context: it, heads))  # type: ignore[misc]
         await made[-1].prepare()
+    watching = asyncio.create_task(heads.run())
     tasks = [asyncio.create_task(each.run()) for each in made]
     try:
         yield made
     finally:
         await asyncio.gather(*(each.stop(10) for each in made))
         await asyncio.gather(*tasks)
+        watching.cancel()
         for each in made:
             await each.records.forget()
             journal.release(each.name)

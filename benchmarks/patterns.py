@@ -122,6 +122,8 @@ def main() -> None:
         figures[f"{count} consumers whose exact pattern matches nothing, events/s"] = by_block(misses)
         misses = [{"data": {"size": [{"numeric": ["<", -number - 1]}]}} for number in range(count)]
         figures[f"{count} consumers whose numeric pattern matches nothing, events/s"] = by_block(misses)
+        misses = [{"subject": [{"wildcard": f"incoming/*-x{number}*.jpg"}]} for number in range(count)]
+        figures[f"{count} consumers whose wildcard matches nothing, events/s"] = by_block(misses)
     report("patterns", figures)
 
 

@@ -16,8 +16,8 @@ from headrace.capture import JournalPort, SourceCapture
 from headrace.child import ChildSource, backfill
 from headrace.clock import SystemClock
 from headrace.delivery.consumer import Consumer
+from headrace.delivery.heads import Heads
 from headrace.delivery.records import Records, known_consumers
-from headrace.delivery.selection import Selections
 from headrace.errors import Permanent, Transient
 from headrace.journal.block import SealedBlock
 from headrace.journal.place import claim
@@ -58,7 +58,8 @@ class Daemon:
         self._backfills: dict[str, Callable[[str], Awaitable[None]]] = {}  # of the sources that run now
         self.captured: Counter[str] = Counter()  # durable events of each source since the daemon started
         self.up = False
-        self._selections = Selections()
+        self._heads = Heads(journal)
+        self._watched = Supervised("heads", self._heads.run, clock, log)
         self._captures: dict[str, SourceCapture] = {}
         self._group: asyncio.TaskGroup
         self._stop = asyncio.Event()
@@ -90,6 +91,7 @@ class Daemon:
     # Starting: every cursor is made before any source starts.
 
     async def _start(self) -> None:
+        self._watched.start(self._group)
         for name in self.config.consumers:
             await self._prepare(name)
         await self._hold_orphans()
@@ -102,7 +104,7 @@ class Daemon:
 
     async def _prepare(self, name: str) -> None:
         settings = self.config.consumers[name]
-        consumer = Consumer(name, settings, self.journal, partial(self.context, name), self._selections)
+        consumer = Consumer(name, settings, self.journal, partial(self.context, name), self._heads)
         await consumer.prepare()
         self.consumers[name] = consumer
         self.orphans.pop(name, None)
@@ -172,6 +174,7 @@ class Daemon:
         for source in self.sources.values():
             await source.cancel()
         await asyncio.gather(*(self._stop_consumer(name) for name in self.consumers))
+        await self._watched.cancel()
 
     async def _stop_consumer(self, name: str) -> None:
         await self.consumers[name].stop(self.config.daemon.grace)

@@ -33,7 +33,10 @@ class Mismatch(NamedTuple):
 
 
 class Pattern:
-    """One compiled pattern. Patterns that share `rows` decode each block once together."""
+    """One compiled pattern. Patterns that share `rows` decode each block once together.
+
+    `guards` are the parts of it that must match and that a look at the values of a whole block can rule out.
+    """
 
     def __init__(self, source: Mapping[str, Any] | str, rows: Rows | None = None) -> None:
         """`source` is a table, or a JSON text. Raises `PatternError` with all mistakes."""
@@ -42,7 +45,7 @@ class Pattern:
         self._rows.require(self._tree)
         kinds = self._tree.fields.get("type")
         self._type = any_leaf(kinds) if isinstance(kinds, Leaf) else None
-        self._guards = tuple(guards_of(self._tree))
+        self.guards = tuple(guards_of(self._tree))
         self._match, self._select = compile_tree(self._tree)
 
     def may_match_type(self, type_: str) -> bool:
@@ -58,7 +61,7 @@ class Pattern:
         if not indices:
             return []
         rows = self._rows.of(block, indices)
-        return self._select(rows, indices) if self._rows.may_match(block, self._guards) else []
+        return self._select(rows, indices) if self._rows.may_match(block, self.guards) else []
 
     def mismatches(self, line: bytes) -> list[Mismatch]:
         """Why an event does not match: the parts that failed; empty where it matches."""

@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from headrace.pattern_operators import Test
+from headrace.pattern_operators import Network, Test
 from headrace.pattern_syntax import Fields, Leaf, Node
 
 SCALARS: Final = frozenset({str, int, float, bool, type(None)})
@@ -139,13 +139,14 @@ class _Code:
 
     def _text_test(self, test: Test, name: str) -> str:
         if test.operator == "wildcard":
-            return f"{self._constant(test.argument.fullmatch)}({name}) is not None"
+            return f"{self._constant(test.argument.regex.fullmatch)}({name}) is not None"
         if test.operator == "cidr":
-            return f"{self._constant(_in_block(*test.argument))}({name})"
+            return f"{self._constant(_within(test.argument))}({name})"
         argument = self._constant(test.argument)
         return f"{name}.casefold(){_FOLDED[test.operator].format(argument)}"
 
 
+_FAMILY: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
 _FOLDED: Final[Mapping[str, str]] = {
     "equals-ignore-case": " == {}",
     "prefix-ignore-case": ".startswith({})",
@@ -165,15 +166,21 @@ def _cost(field: tuple[str, Node]) -> tuple[bool, bool]:
     return isinstance(field[1], Fields), field[0] == "data"
 
 
-def _in_block(version: int, network: int, mask: int) -> Callable[[str], bool]:
-    family = socket.AF_INET if version == 4 else socket.AF_INET6
-    parse, number = socket.inet_pton, int.from_bytes
+def address(text: str) -> tuple[int, int] | None:
+    """The IP version and the number of an address; None where the text is none."""
+    version = 6 if ":" in text else 4
+    try:
+        return version, int.from_bytes(socket.inet_pton(_FAMILY[version], text), "big")
+    except (OSError, ValueError):  # no address; ValueError: NUL or a lone surrogate inside
+        return None
+
+
+def _within(network: Network) -> Callable[[str], bool]:
+    version, first, mask = network
 
     def within(text: str) -> bool:
-        try:
-            return number(parse(family, text), "big") & mask == network
-        except (OSError, ValueError):  # no address; ValueError: NUL or a lone surrogate inside
-            return False
+        found = address(text)
+        return found is not None and found[0] == version and found[1] & mask == first
 
     return within
 

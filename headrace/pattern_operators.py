@@ -24,6 +24,21 @@ class Test(NamedTuple):
     argument: Any
 
 
+class Wildcard(NamedTuple):
+    """A wildcard's regular expression, and the texts between its asterisks."""
+
+    regex: re.Pattern[str]
+    pieces: tuple[str, ...]
+
+
+class Network(NamedTuple):
+    """An address block: its IP version, its first address and its mask."""
+
+    version: int
+    first: int
+    mask: int
+
+
 class Refused(Exception):
     """A mistake, at a path below the value that was looked at."""
 
@@ -106,22 +121,23 @@ def _wildcard(value: Any) -> Test:
     parts = _WILDCARD_PART.findall(text)
     if any(one == two == "*" for one, two in pairwise(parts)):
         raise Refused('"**" means no more than "*"; write one')
-    return Test("wildcard", _wildcard_regex(parts))
+    return Test("wildcard", _compiled(parts))
 
 
-def _wildcard_regex(parts: Sequence[str]) -> re.Pattern[str]:
+def _compiled(parts: Sequence[str]) -> Wildcard:
     """Each `*` takes as little as it can and never gives back, so that no text takes long; the last one takes all."""
-    pieces: list[str] = [""]
+    pieces = [""]
     for part in parts:
         if part == "*":
             pieces.append("")
         else:
-            pieces[-1] += re.escape(part[-1] if part in {r"\*", r"\\"} else part)
-    first, *middle = pieces
+            pieces[-1] += part[-1] if part in {r"\*", r"\\"} else part
+    first, *middle = map(re.escape, pieces)
     if not middle:
-        return re.compile(first)
+        return Wildcard(re.compile(first), tuple(pieces))
     *between, last = middle
-    return re.compile(first + "".join(f"(?>.*?{piece})" for piece in between) + f".*{last}", re.DOTALL)
+    regex = re.compile(first + "".join(f"(?>.*?{piece})" for piece in between) + f".*{last}", re.DOTALL)
+    return Wildcard(regex, tuple(pieces))
 
 
 def _anything_but(value: Any) -> Test:
@@ -183,7 +199,7 @@ def _cidr(value: Any) -> Test:
         network = ip_network(_text(value), strict=False)
     except ValueError as error:
         raise Refused(f"no address block like 10.0.0.0/24 or 2001:db8::/32: {error}") from None
-    return Test("cidr", (network.version, int(network.network_address), int(network.netmask)))
+    return Test("cidr", Network(network.version, int(network.network_address), int(network.netmask)))
 
 
 OPERATORS: Final[Mapping[str, Callable[[Any], Test]]] = {

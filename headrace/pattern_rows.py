@@ -12,13 +12,12 @@ import msgspec
 
 from headrace.journal.block import Block
 from headrace.pattern_code import Row, field_name
-from headrace.pattern_columns import Column, Place, guards_of
+from headrace.pattern_columns import SHARED, Column, Guard, Place, guards_of
 from headrace.pattern_syntax import Fields, Leaf
 
 Shape: TypeAlias = Mapping[str, "Shape | None"]
 """The fields to decode: None stands for a whole value, a shape for an object of which only these fields count."""
 
-_SHARED: Final = 3  # from so many patterns that name a field on, its column is made
 _FEW: Final = 4  # where fewer than one line in so many is wanted, only these are decoded
 _PLAIN: Final = list[Any] | str | int | float | bool | None
 
@@ -94,20 +93,29 @@ class Rows:
 
     def of(self, block: Block, indices: Sequence[int]) -> Sequence[Row] | Mapping[int, Row]:
         """The rows of a block, by index: at least those at `indices`."""
-        kept = self._kept.get(block)
-        if kept is not None:
-            return kept.rows
-        if len(indices) * _FEW < block.count:
-            return {index: self.row(block.line(index)) for index in indices}
-        kept = self._kept[block] = _Kept(self._all(block))
-        return kept.rows
+        if self.keep(block, len(indices)):
+            return self._kept[block].rows
+        return {index: self.row(block.line(index)) for index in indices}
 
-    def may_match(self, block: Block, guards: Sequence[tuple[Place, Leaf]]) -> bool:
+    def keep(self, block: Block, count: int) -> bool:
+        """Decode all of a block, for this look and all later ones, where so many of its events are worth it."""
+        if block not in self._kept:
+            if count * _FEW < block.count:
+                return False
+            self._kept[block] = _Kept(self._all(block))
+        return True
+
+    def column(self, block: Block, place: Place) -> Column | None:
+        """What the block has in a field, where its rows are kept."""
+        kept = self._kept.get(block)
+        return None if kept is None else kept.column(place)
+
+    def may_match(self, block: Block, guards: Sequence[Guard]) -> bool:
         """False where no row of the block, which is kept, can match all of the guards."""
         kept = self._kept.get(block)
         if kept is None:
             return True
-        shared = (guard for guard in guards if self._named[guard[0]] >= _SHARED)
+        shared = (guard for guard in guards if self._named[guard[0]] >= SHARED)
         return all(kept.column(place).may_match(leaf) for place, leaf in shared)
 
     def _all(self, block: Block) -> list[Row]:

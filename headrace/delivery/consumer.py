@@ -20,13 +20,13 @@ from headrace.delivery.cursor import REPLAY, Control, Cursor, Replay, ShardCurso
 from headrace.delivery.dispatch import Slots
 from headrace.delivery.flow import Flow
 from headrace.delivery.given_up import GivenUp
+from headrace.delivery.heads import Heads
 from headrace.delivery.keyed import KeyedFlow
 from headrace.delivery.reader import BulkReader, KeyedReader
 from headrace.delivery.records import Records
 from headrace.delivery.replay import ReplayFlow
 from headrace.delivery.replay_reader import ReplayReader, announce
 from headrace.delivery.retry import Outage
-from headrace.delivery.selection import Selections
 from headrace.delivery.status import ConsumerStatus, Counts
 from headrace.errors import Fatal, JournalFailed
 from headrace.protocols import Change, ConsumerJournal, Context, Flushes, Position, Sink, StoresCursor
@@ -46,7 +46,7 @@ class Consumer:
         settings: ConsumerSettings,
         journal: ConsumerJournal,
         context: Callable[[bytes | None], Context],
-        selections: Selections | None = None,
+        heads: Heads | None = None,
     ) -> None:
         self.name = name
         self.settings = settings
@@ -55,7 +55,8 @@ class Consumer:
         self.control = Control()
         self.journal = journal
         self._context = context
-        self._selection = (selections or Selections()).of(settings.on, settings.where)
+        self._heads = heads or Heads(journal)
+        self._selection = self._heads.selections.of(settings.on, settings.where)
         self._prepared: dict[str, Position] = {}
         self._flows: dict[str, Flow] = {}
         self._slots: Slots | None = None
@@ -215,7 +216,7 @@ class Consumer:
         await committer.commit()
 
     def _reader(self, flow: Flow, slots: Slots, context: Context) -> Coroutine[Any, Any, None]:
-        shared = (self._selection, slots, self.counts, context.log)
+        shared = (self._selection, self._heads, slots, self.counts, context.log)
         if isinstance(flow, ReplayFlow):
             return ReplayReader(self.journal, flow, *shared).run()
         if isinstance(flow, BulkFlow):

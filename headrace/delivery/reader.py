@@ -8,12 +8,13 @@ from typing import Final, Generic, TypeVar
 from headrace.delivery.bulk import BulkFlow
 from headrace.delivery.dispatch import Slots
 from headrace.delivery.flow import Flow
+from headrace.delivery.heads import Heads
 from headrace.delivery.keyed import KeyedFlow
 from headrace.delivery.run import Piece, runs_of
 from headrace.delivery.selection import Selection
 from headrace.delivery.status import Counts
 from headrace.journal.block import CorruptBlock
-from headrace.protocols import Journal, Logger, Page
+from headrace.protocols import Journal, Logger, Page, Position
 from headrace.tasks import first_of
 
 CORRUPT_RETRY: Final = 2.0  # seconds until a damaged block is looked at again: it may have been skipped
@@ -25,10 +26,18 @@ class Reader(Generic[AnyFlow]):
     """Reads one shard for one consumer. Its cursor passes a page only once all of it has entered."""
 
     def __init__(
-        self, journal: Journal, flow: AnyFlow, selection: Selection, slots: Slots, counts: Counts, log: Logger
+        self,
+        journal: Journal,
+        flow: AnyFlow,
+        selection: Selection,
+        heads: Heads,
+        slots: Slots,
+        counts: Counts,
+        log: Logger,
     ) -> None:
         self.flow = flow
         self.selection = selection
+        self._heads = heads
         self.slots = slots
         self._journal = journal
         self._counts = counts
@@ -37,15 +46,28 @@ class Reader(Generic[AnyFlow]):
     async def run(self) -> None:
         while True:
             await self.slots.room(self.flow)
-            await self._journal.grown(self.flow.journal_shard, self.flow.read)
+            await self._skip()
             await self._wait_for_more()
             page = await self._page()
             if page.blocks:
                 self._counts.reading_from = page.blocks[0].appended
                 await self.enter(page)
-            self.flow.advance(page.next)
-            self.slots.ring()
-            self.slots.attempt.committer.touch_later()
+            self._go_to(page.next)
+
+    async def _skip(self) -> None:
+        """Wait for what is wanted, and pass what is not."""
+        shard = self.flow.journal_shard
+        while True:
+            position = await self._heads.wanted(shard, self.flow.read, self.selection)
+            if position > self.flow.read:
+                self._go_to(position)
+            if self._journal.head(shard) > position:
+                return
+
+    def _go_to(self, position: Position) -> None:
+        self.flow.advance(position)
+        self.slots.ring()
+        self.slots.attempt.committer.touch_later()
 
     async def _wait_for_more(self) -> None:
         batch, shard, read = self.slots.settings.batch, self.flow.journal_shard, self.flow.read

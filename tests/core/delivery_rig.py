@@ -13,6 +13,7 @@ from pydantic import ConfigDict
 from headrace.clock import SystemClock
 from headrace.delivery.consumer import Consumer
 from headrace.delivery.cursor import Cursor, DeadLetter, Parked
+from headrace.delivery.heads import Heads
 from headrace.event import Event, source_seed
 from headrace.journal.block import Lines, seal
 from headrace.journal.memory import MemoryJournal
@@ -107,13 +108,15 @@ def a_consumer(
     tmp_path: Path,
     clock: Clock | None = None,
     log: RecordingLog | None = None,
+    heads: Heads | None = None,
+    name: str = "target",
 ) -> Consumer:
     clock, log = clock or SystemClock(), log or RecordingLog()
 
     def context(state: bytes | None) -> Context:
-        return make_context(tmp_path, name="target", state=state, clock=clock, log=log)
+        return make_context(tmp_path, name=name, state=state, clock=clock, log=log)
 
-    return Consumer("target", settings, journal, context)
+    return Consumer(name, settings, journal, context, heads)
 
 
 @asynccontextmanager

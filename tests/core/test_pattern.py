@@ -373,7 +373,9 @@ def naive_test(test: Any, value: Any) -> bool:  # noqa: PLR0911 - one for each k
     return isinstance(value, str) and naive_text(operator, argument, value)
 
 
-def naive_text(operator: str, argument: Any, value: str) -> bool:
+def naive_text(operator: str, argument: Any, value: str) -> bool:  # noqa: PLR0911 - one for each operator
+    if isinstance(argument, dict):
+        return naive_text(operator, argument["equals-ignore-case"].casefold(), value.casefold())
     if operator == "prefix":
         return bool(value[: len(argument)] == argument)
     if operator == "suffix":
@@ -401,20 +403,24 @@ def one_key(key: str, values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return values.map(lambda value: {key: value})
 
 
+FOLDED = TEXTS | one_key("equals-ignore-case", TEXTS)
 NUMERIC = st.tuples(st.sampled_from(["=", "<", "<=", ">", ">="]), NUMBERS).map(list) | st.tuples(
     st.sampled_from([">", ">="]), st.integers(-3, 0), st.sampled_from(["<", "<="]), st.integers(1, 3)
 ).map(list)
 TESTS = st.one_of(
     LITERALS,
-    one_key("prefix", TEXTS),
-    one_key("suffix", TEXTS),
+    one_key("prefix", FOLDED),
+    one_key("suffix", FOLDED),
     one_key("equals-ignore-case", TEXTS),
     one_key("wildcard", WILDCARDS),
     one_key("numeric", NUMERIC),
     one_key("exists", st.booleans()),
     one_key("cidr", st.sampled_from(["10.0.0.0/24", "10.0.0.1/32", "::/0"])),
     one_key("anything-but", TEXTS | NUMBERS | st.lists(TEXTS, min_size=1, max_size=3)),
-    one_key("anything-but", one_key("prefix", TEXTS) | one_key("suffix", st.lists(TEXTS, min_size=1, max_size=2))),
+    one_key(
+        "anything-but",
+        one_key("prefix", FOLDED) | one_key("suffix", st.lists(TEXTS, min_size=1, max_size=2)),
+    ),
 )
 LEAVES = st.lists(TESTS, min_size=1, max_size=3) | LITERALS
 
