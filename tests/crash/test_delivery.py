@@ -53,15 +53,15 @@ PROGRESS = (1, 30)  # calls between two kills
 IN_FLIGHT = UNCOMMITTED + 2 * WORKERS  # what a kill of the daemon may repeat
 
 
-def fill(folder: Path) -> None:
-    """A journal with the events, as a source would have left it."""
-    numbers = list(range(EVENTS))
+def fill(folder: Path, count: int = EVENTS) -> None:
+    """A journal with so many events, as a source would have left it; their numbers are their positions."""
+    numbers = list(range(count))
 
     async def append() -> None:
         log = structlog.get_logger(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
         with claim(folder / "headrace-data") as data_dir:
             async with open_journal(data_dir, Limits(1e6, 1 << 30), log) as journal:
-                for begin in range(0, EVENTS, 500):
+                for begin in range(0, count, 500):
                     lines = Lines.of([event(number) for number in numbers[begin : begin + 500]], source_seed("orders"))
                     await journal.submit(Change([seal("orders", lines)]))
 
