@@ -1,6 +1,7 @@
-"""The README's figures are the measured ones."""
+"""The documents' figures are the measured ones."""
 
 import importlib.util
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -17,9 +18,17 @@ def tables() -> ModuleType:
 
 
 def test_the_tables_are_made_from_the_results() -> None:
-    text = (ROOT / "README.md").read_text()
-    assert tables().filled(text) == text
-    assert text.count("<!-- bench:") >= 2
+    shown = ""
+    for document in tables().DOCUMENTS:
+        text = document.read_text()
+        assert tables().filled(text) == text
+        shown += text
+    assert set(re.findall("<!-- bench:(\\w+) -->", shown)) == {"summary", *measured()}
+
+
+def measured() -> set[str]:
+    """The benchmarks with committed results."""
+    return {file.stem for file in tables().RESULTS.iterdir()}
 
 
 def test_the_first_screen_has_what_a_newcomer_needs() -> None:
