@@ -214,7 +214,9 @@ def check():
 def benchmarks():
     folder = os.path.join(ROOT, "benchmarks")
     files = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-    return [name[:-3] for name in files if name.endswith(".py") and name not in ("report.py", "tables.py")]
+    return [
+        name[:-3] for name in files if name.endswith(".py") and name not in ("__init__.py", "report.py", "tables.py")
+    ]
 
 
 def bench(*names):
@@ -222,7 +224,7 @@ def bench(*names):
     for name in names:
         if name not in known:
             raise Failed("no benchmark %r; there are: %s" % (name, ", ".join(known) or "none"))
-    codes = [call("python", os.path.join("benchmarks", name + ".py")) for name in names or known]
+    codes = [call("python", "-m", "benchmarks." + name) for name in names or known]
     return max(codes or [0])
 
 

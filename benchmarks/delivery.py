@@ -17,7 +17,6 @@ import asyncio
 import cProfile
 import pstats
 import resource
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -25,10 +24,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from report import report
-
+from benchmarks.report import report
 from headrace.delivery.consumer import Consumer
 from headrace.delivery.heads import Heads
 from headrace.errors import Transient

@@ -13,10 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from report import report
-
+from benchmarks.report import report
 from headrace.handlers.command import CommandHandler
 from headrace.handlers.function import FunctionHandler
 from headrace.protocols import Batch
@@ -24,7 +21,8 @@ from headrace.settings import HandlerSettings
 from headrace.testing import make_batch, make_context
 from headrace.testing.sink import an_event
 
-SECONDS = 4.0
+SECONDS = 2.0
+ROUNDS = 3  # of which the best counts: a virtual machine loses whole moments to its neighbours
 FUNCTIONS = "def one(event):\n    pass\n\n\ndef many(events):\n    pass\n"
 PROGRAM = "import os, sys\nfor line in sys.stdin:\n    os.write(3, b'ok\\n')\n"
 
@@ -33,8 +31,12 @@ def a_batch(count: int) -> Batch:
     return make_batch([an_event(number, "x" * 100) for number in range(count)])
 
 
-async def rate(settings: HandlerSettings, batch: Batch, deliveries: int) -> int:
+def best(settings: HandlerSettings, batch: Batch, deliveries: int) -> int:
     """Events per second."""
+    return max(asyncio.run(rate(settings, batch, deliveries)) for _ in range(ROUNDS))
+
+
+async def rate(settings: HandlerSettings, batch: Batch, deliveries: int) -> int:
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
         (folder / "functions.py").write_text(FUNCTIONS)
@@ -62,11 +64,11 @@ def main() -> None:
     lines = CommandHandler(command=(sys.executable, "-c", PROGRAM), mode="lines", concurrency=1)
     figures = {
         "bytes per event": len(a_batch(1).data),
-        "function, one by one, events/s": asyncio.run(rate(one, a_batch(1), 2)),
-        "function, in frames of 100, events/s": asyncio.run(rate(one, a_batch(100), 2)),
-        "function, as a list of 100, events/s": asyncio.run(rate(many, a_batch(100), 2)),
-        "command in lines, one by one, events/s": asyncio.run(rate(lines, a_batch(1), 1)),
-        "command in lines, batches of 100, events/s": asyncio.run(rate(lines, a_batch(100), 1)),
+        "function, one by one, events/s": best(one, a_batch(1), 2),
+        "function, in frames of 100, events/s": best(one, a_batch(100), 2),
+        "function, as a list of 100, events/s": best(many, a_batch(100), 2),
+        "command in lines, one by one, events/s": best(lines, a_batch(1), 1),
+        "command in lines, batches of 100, events/s": best(lines, a_batch(100), 1),
     }
     report("handlers", figures)
 

@@ -24,9 +24,7 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from report import report
+from benchmarks.report import report
 
 SETTINGS = """
 [sources.hooks]

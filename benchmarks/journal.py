@@ -24,10 +24,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from report import report
-
+from benchmarks.report import report
 from headrace.event import Event, key_hash, source_seed
 from headrace.journal.block import BLOCK_EVENTS, Kind, Lines, SealedBlock, seal
 from headrace.journal.space import Limits

@@ -18,9 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from report import report
+from benchmarks.report import report
 
 SETTINGS = """
 [sources.inbox]
@@ -36,6 +34,8 @@ path = "audit.jsonl"
 """
 HANDLER = """
 import os, time
+
+from benchmarks.report import report
 out = os.open("calls.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 def stamp(event):
     now = time.time_ns()

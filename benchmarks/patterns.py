@@ -6,16 +6,11 @@ Blocks of 2,000 bucket events of about 500 bytes, already decompressed, as a con
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from report import report
-
+from benchmarks.report import report
 from headrace.event import Event, source_seed
 from headrace.journal.block import BLOCK_EVENTS, Block, Lines, seal
 from headrace.pattern import Pattern, Rows

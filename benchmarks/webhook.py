@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,10 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from report import report
-
+from benchmarks.report import report
 from headrace.protocols import Batch
 from headrace.sinks.webhook import WebhookSink
 from headrace.testing import make_batch, make_context
