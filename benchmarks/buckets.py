@@ -21,12 +21,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-# This folder has an `http.py`, which must not stand for Python's own.
-sys.path[:] = [str(ROOT), *(it for it in sys.path if it != str(ROOT / "benchmarks"))]
-
-from benchmarks.report import report  # noqa: E402 -- behind the path above
-from tests.fixtures.s3 import LocalMinio, S3Server, private_server  # noqa: E402
+from benchmarks.report import report
+from tests.fixtures.s3 import LocalMinio, S3Server, private_server
 
 SETTINGS = """
 [sources.uploads]

@@ -24,9 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from report import report
+from benchmarks.report import report
 
 Figures = dict[str, float | int | str]
 

@@ -9,20 +9,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.pop(0)  # this folder, whose `http.py` must not stand before the standard library's
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.append(str(Path(__file__).parent))
-import http.client  # noqa: F401 -- before `latency`, which puts this folder first again
-
-from capture import debezium, draining, freshness, large, rates
-from capture.shapes import SHAPES
-from report import report
-
+from benchmarks.capture import debezium, draining, freshness, large, rates
+from benchmarks.capture.shapes import SHAPES
+from benchmarks.report import report
 from tests.fixtures.postgres import Server, choices, server
 
 SERVER = {"max_wal_size": "16GB", "shared_buffers": "512MB", "fsync": "on"}

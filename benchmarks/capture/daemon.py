@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from capture.processes import wait_for
+from benchmarks.capture.processes import wait_for
 from headrace.journal.sqlite import FILE as JOURNAL
 from tests.fixtures.postgres import Database
 

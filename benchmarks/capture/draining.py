@@ -6,11 +6,10 @@ import threading
 import time
 from pathlib import Path
 
-from latency import HANDLER, latencies, produce
-
-from capture.daemon import SINK, Headrace
-from capture.processes import has_row, wait_for
-from capture.shapes import SHAPES
+from benchmarks.capture.daemon import SINK, Headrace
+from benchmarks.capture.processes import has_row, wait_for
+from benchmarks.capture.shapes import SHAPES
+from benchmarks.latency import HANDLER, latencies, produce
 from headrace.control.client import Client
 from tests.fixtures.postgres import Server
 

@@ -18,10 +18,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from capture.daemon import SINK, Headrace
-from capture.debezium import Debezium
-from capture.processes import wait_for
-from capture.shapes import EIGHT
+from benchmarks.capture.daemon import SINK, Headrace
+from benchmarks.capture.debezium import Debezium
+from benchmarks.capture.processes import wait_for
+from benchmarks.capture.shapes import EIGHT
 from tests.fixtures.postgres import Database, Server
 
 INSERT: Final = (

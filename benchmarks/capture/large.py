@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from capture.daemon import Headrace
-from capture.processes import used, wait_for
-from capture.shapes import SHAPES
+from benchmarks.capture.daemon import Headrace
+from benchmarks.capture.processes import used, wait_for
+from benchmarks.capture.shapes import SHAPES
 from tests.fixtures.postgres import Database, Server
 
 _SPILL = "SELECT spill_bytes, stream_bytes, total_bytes FROM pg_stat_replication_slots WHERE slot_name = '{}'"

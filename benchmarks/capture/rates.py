@@ -8,11 +8,11 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
-from capture import readers
-from capture.daemon import SINK, Headrace
-from capture.debezium import Debezium
-from capture.processes import has_row, used, wait_for
-from capture.shapes import Shape
+from benchmarks.capture import readers
+from benchmarks.capture.daemon import SINK, Headrace
+from benchmarks.capture.debezium import Debezium
+from benchmarks.capture.processes import has_row, used, wait_for
+from benchmarks.capture.shapes import Shape
 from tests.fixtures.postgres import Database
 
 HEAPS: Final = {"small heap": "256m", "large heap": "4g"}
