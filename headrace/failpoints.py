@@ -1,5 +1,7 @@
 """Places where a crash test kills the process: `HEADRACE_FAILPOINT=NAME` or `NAME:N` for the N-th time it is reached.
 
+The process says so on standard error, for the test must know that the place was reached.
+
 Nothing is armed, and nothing is paid beyond one comparison, unless the variable is set.
 """
 
@@ -22,4 +24,5 @@ _reached = count(1)
 def reach(name: str) -> None:
     """Die here by SIGKILL, as if the power went, when this place is the armed one."""
     if name == _name and next(_reached) >= _times:
+        os.write(2, b"failpoint %b\n" % name.encode())
         os.kill(os.getpid(), signal.SIGKILL)

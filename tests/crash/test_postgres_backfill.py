@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import subprocess
 import sys
@@ -11,21 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.test_postgres import WORK_MEMORY, Daemon, settle, strike, write_settings
+from tests.crash.test_postgres import FEW_AND_MANY, SEED, SNAPSHOT, WORK_MEMORY, Fire, settle, write_settings
+from tests.fixtures.killed import Daemon, until
 from tests.fixtures.postgres import need_server, server
 from tests.fixtures.postgres_workload import Workload
 
-FAILPOINTS = (
-    "postgres.slot-recorded",
-    "postgres.snapshot-table",
-    "postgres.snapshot-rows",
-    "postgres.snapshot-table-done",
-    "postgres.snapshot-done",
-    "postgres.backfill-read",
-    "postgres.backfill-watermark",
-    "postgres.backfill-joined",
-)
-KILLS = int(os.environ.get("HEADRACE_TEST_KILLS", "25"))
+BACKFILL = ("postgres.backfill-read", "postgres.backfill-watermark", "postgres.backfill-joined")
 
 
 def backfill(house: Path) -> None:
@@ -34,29 +24,34 @@ def backfill(house: Path) -> None:
     subprocess.run(command, check=False, capture_output=True, timeout=60)
 
 
-@pytest.mark.long
 @pytest.mark.crash
 @pytest.mark.postgres
+@pytest.mark.parametrize("kills", FEW_AND_MANY)
 @pytest.mark.parametrize("version", ["newest", "oldest"])
-def test_tables_rebuilt_from_reads_equal_the_tables(tmp_path: Path, version: str) -> None:
+def test_tables_rebuilt_from_reads_equal_the_tables(tmp_path: Path, version: str, kills: int) -> None:
     found = need_server()
-    chance = random.Random(11)
+    chance = random.Random(SEED)
     with server(found[0 if version == "newest" else -1], WORK_MEMORY) as running, running.database() as database:
-        workload = Workload(database, writers=1)
+        workload = Workload(database, writers=2, seed=SEED)
         workload.prepare()
         write_settings(tmp_path, database, "initial")
-        workload.start()
-        daemon = Daemon(tmp_path, FAILPOINTS[0])
-        try:
-            for number in range(1, KILLS):
-                time.sleep(chance.uniform(0.5, 2.5))  # how long it may work is what varies
-                backfill(tmp_path)
-                if chance.random() < 0.3 or daemon.process.poll() is not None:
-                    strike(daemon, database, chance)
-                if daemon.process.poll() is not None:
-                    daemon = Daemon(tmp_path, f"{FAILPOINTS[number % len(FAILPOINTS)]}:{chance.randint(1, 3)}")
-            daemon.kill()
-            daemon = Daemon(tmp_path)
-        finally:
-            workload.stop()
-        settle(tmp_path, daemon, database, {}, workload)
+        fire = Fire(tmp_path, database, chance)
+        with workload.running():
+            for failpoint in chance.sample(SNAPSHOT, len(SNAPSHOT)):
+                fire.at(failpoint)
+            while fire.deaths < kills:
+                in_a_backfill(tmp_path, fire, chance)
+        settle(tmp_path, database, workload, None)
+
+
+def in_a_backfill(house: Path, fire: Fire, chance: random.Random) -> None:
+    """It is asked for, also while the one before is still at work; then something dies."""
+    with Daemon(house) as daemon:
+        until(lambda: daemon.says('"streaming"'), "it streams")
+        backfill(house)
+        time.sleep(chance.uniform(0.0, 1.0))  # how far it comes is what varies
+        daemon.kill()
+    if chance.random() < 0.6:
+        fire.at(chance.choice(BACKFILL), chance.randint(1, 5))
+    else:
+        fire.at_random()
