@@ -87,7 +87,8 @@ async def published(
 
 
 async def _message(connection: psycopg.AsyncConnection[Any], row: Any) -> RelationMessage:
-    listed = await rows(connection, _COLUMNS, row.identity, row.oid, False)  # noqa: FBT003 -- a parameter of SQL
+    generated = row.columns is not None and connection.info.server_version >= 180_000  # published where listed
+    listed = await rows(connection, _COLUMNS, row.identity, row.oid, generated)
     names = set(row.columns) if row.columns is not None else {column.name for column in listed}
     whole = row.identity == "f"
     columns = tuple(

@@ -58,6 +58,10 @@ class Connections:
         return make_conninfo(given, **more)
 
     @property
+    def has_primary(self) -> bool:
+        return self._settings.primary_dsn is not None
+
+    @property
     def user(self) -> str:
         return str(conninfo_to_dict(self._settings.dsn.get_secret_value()).get("user") or "ROLE")
 

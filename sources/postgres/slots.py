@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 import psycopg
@@ -12,12 +13,14 @@ from psycopg import sql
 
 from headrace.errors import Fatal, Transient
 from headrace.failpoints import reach
-from headrace.protocols import Capture
+from headrace.protocols import Capture, Logger
 from headrace.sources.postgres import positions
-from headrace.sources.postgres.connect import System, forks, rows
+from headrace.sources.postgres.connect import Connections, forks, identify, rows
 from headrace.sources.postgres.positions import Identity, Position, SlotState
 from headrace.sources.postgres.protocol import lsn_number, lsn_text
 from headrace.sources.postgres.settings import PostgresSource
+
+Hasten: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
 _SLOT: Final = """
 SELECT slot_name, plugin, slot_type, database, active_pid, wal_status, confirmed_flush_lsn::text AS flushed,
@@ -29,6 +32,8 @@ WHERE slot_name = %s
 """
 _LOOKS: Final = 200
 _PAUSE: Final = 0.05  # seconds between looks at a slot that must become free
+_LOG_RUNNING: Final = "SELECT pg_log_standby_snapshot()"
+_LOG_AGAIN: Final = 1.0  # seconds
 _NEW_EPOCH: Final = "to begin anew, with a new snapshot: set `epoch = {}` in the settings of the source"
 
 
@@ -72,8 +77,9 @@ async def create(
     export: bool,
     failover: bool = False,
     temporary: bool = False,
+    hasten: Hasten | None = None,
 ) -> Created:
-    """Create a slot. The exported snapshot lives until the connection does anything else."""
+    """Create a slot. The exported snapshot lives until the connection does anything else. `hasten` runs meanwhile."""
     version = replication.info.server_version
     snapshot = "export" if export else "nothing"
     if version >= 150_000:
@@ -82,10 +88,25 @@ async def create(
         options = "EXPORT_SNAPSHOT" if export else "NOEXPORT_SNAPSHOT"
     kind = "TEMPORARY LOGICAL" if temporary else "LOGICAL"
     statement = sql.SQL("CREATE_REPLICATION_SLOT {} " + kind + " pgoutput " + options).format(sql.Identifier(name))
-    row = await (await replication.execute(statement)).fetchone()
+    async with asyncio.TaskGroup() as group:
+        beside = group.create_task(hasten()) if hasten else None
+        row = await (await replication.execute(statement)).fetchone()
+        if beside:
+            beside.cancel()
     if row is None:
         raise Fatal(f"slot {name} was not created")
     return Created(lsn_number(row[1]), row[2])
+
+
+async def log_running_transactions(connections: Connections, log: Logger) -> None:
+    """Until cancelled: a standby can begin to decode only where the primary has logged what runs there."""
+    log.info("a slot on a standby waits for the primary", hint=f"on the primary: {_LOG_RUNNING};")
+    if not connections.has_primary:
+        return
+    async with connections.open(primary=True) as primary:
+        while True:
+            await primary.execute(_LOG_RUNNING)
+            await asyncio.sleep(_LOG_AGAIN)
 
 
 async def drop(connection: psycopg.AsyncConnection[Any], name: str) -> None:
@@ -106,10 +127,11 @@ async def free(connection: psycopg.AsyncConnection[Any], name: str) -> None:
 class Slots:
     """Our slot, in step with what the journal knows of it."""
 
-    def __init__(self, settings: PostgresSource, name: str, out: Capture) -> None:
+    def __init__(self, settings: PostgresSource, name: str, out: Capture, hasten: Hasten | None) -> None:
         self._settings = settings
         self._name = settings.slot_name(name)
         self._out = out
+        self._hasten = hasten
 
     async def ready(
         self, admin: psycopg.AsyncConnection[Any], replication: psycopg.AsyncConnection[Any]
@@ -160,7 +182,9 @@ class Slots:
         await self._out.append([], [intent.write()])
         reach("postgres.intent")
         wanted = self._settings.snapshot == "initial"
-        created = await create(replication, self._name, export=wanted, failover=self._settings.failover)
+        created = await create(
+            *(replication, self._name), export=wanted, failover=self._settings.failover, hasten=self._hasten
+        )
         reach("postgres.slot-created")
         made = SlotState(self._name, intent.nonce, intent.epoch, *_begun(created.start, wanted=wanted))
         await self._out.append([], [made.write(), Position(self._settings.epoch, end=created.start).write()])
@@ -198,14 +222,10 @@ def _begun(start: int, *, wanted: bool) -> tuple[bool, int, bool, bool]:
 
 
 async def check_server(
-    replication: psycopg.AsyncConnection[Any],
-    system: System,
-    out: Capture,
-    settings: PostgresSource,
-    *,
-    standby: bool,
+    replication: psycopg.AsyncConnection[Any], out: Capture, settings: PostgresSource, *, standby: bool
 ) -> None:
     """It must be the server that the positions are from, and it must not have gone back. Raises `Fatal`."""
+    system = await identify(replication)
     known = await positions.identity(out.state)
     position = await positions.position(out.state, settings.epoch)
     begin = _NEW_EPOCH.format(settings.epoch + 1)

@@ -26,7 +26,7 @@ from headrace.sources.postgres.protocol import lsn_text
 from headrace.sources.postgres.replication import Replication
 from headrace.sources.postgres.schemas import schemas
 from headrace.sources.postgres.settings import PostgresSource
-from headrace.sources.postgres.slots import Slots, check_server, create, free, look
+from headrace.sources.postgres.slots import Hasten, Slots, check_server, create, free, log_running_transactions, look
 from headrace.sources.postgres.snapshot import Snapshot, Source, begun_at, inside, states
 from headrace.sources.postgres.stream import History, Stream
 from headrace.sources.postgres.tables import Tables
@@ -45,6 +45,7 @@ class Postgres:
         self._context = context
         self._connections = Connections(settings, context)
         self._backfill: Backfill | None = None
+        self._hasten: Hasten | None = None
         self._names = Names(context.source, source_seed(context.name))
 
     def schemas(self) -> Mapping[str, Mapping[str, Any]]:
@@ -75,6 +76,8 @@ class Postgres:
     async def _run(self, out: Capture) -> None:
         async with self._connections.open() as admin:
             standby = await self._check(admin)
+            async with self._connections.open(replication=True) as replication:  # nothing is created on another server
+                await check_server(replication, out, self._settings, standby=standby)
             publications = await self._publications(admin, standby=standby)
             self._backfill = Backfill(
                 *(self._settings, self._context, self._connections, self._names, out),
@@ -97,9 +100,9 @@ class Postgres:
         standby: bool,
     ) -> positions.SlotState:
         """A slot to stream from, with all rows that were there before it in the journal."""
-        system = await connect.identify(replication)
-        await check_server(replication, system, out, self._settings, standby=standby)
-        slots = Slots(self._settings, self._context.name, out)
+        await check_server(replication, out, self._settings, standby=standby)
+        self._hasten = partial(log_running_transactions, self._connections, self._context.log) if standby else None
+        slots = Slots(self._settings, self._context.name, out, self._hasten)
         state, created = await slots.ready(admin, replication)
         if not state.snapshot or state.snapshot_done:
             return state
@@ -119,7 +122,9 @@ class Postgres:
         """
         async with self._connections.open(replication=True) as replication:
             self._context.log.info("snapshot resumes", hint="waiting for the transactions that run on the server now")
-            made = await create(replication, f"headrace_{secrets.token_hex(8)}", export=True, temporary=True)
+            made = await create(
+                replication, f"headrace_{secrets.token_hex(8)}", export=True, temporary=True, hasten=self._hasten
+            )
             if made.snapshot is None:
                 raise Transient("the server exported no snapshot")
             async with self._connections.open(replication=True) as stream:

@@ -51,7 +51,8 @@ def captured(database: Database, tmp_path: Path, found: MemoryCapture, key: int,
 
 
 def free(database: Database) -> None:
-    wait_for(lambda: not database.execute("SELECT 1 FROM pg_replication_slots WHERE active"))
+    used = "SELECT 1 FROM pg_replication_slots WHERE active AND database = current_database()"
+    wait_for(lambda: not database.execute(used))
 
 
 @pytest.fixture
