@@ -25,6 +25,8 @@ def _show(told: dict[str, Any]) -> None:
     data(f"headrace {told['version']}: {told['state']} for {duration(told['uptime'])}, process {told['pid']}")
     sources = ("name", "type", "state", "events", "restarts", "why")
     table("sources", sources, [[each[key] for key in sources] for each in told["sources"]])
+    reading = [row for each in told["sources"] for row in _reading(each)]
+    table("reading", ("source", "what", "done", "of about"), reading)
     table("consumers", _CONSUMERS, [_consumer(each) for each in told["consumers"]])
     _journal(told["journal"])
     for orphan in told["orphans"]:
@@ -33,6 +35,10 @@ def _show(told: dict[str, Any]) -> None:
             f"not in the settings: {clean(name)} keeps {orphan['undelivered']} undelivered events;"
             f" put it back, or: headrace consumer forget {name}"
         )
+
+
+def _reading(source: dict[str, Any]) -> list[list[object]]:
+    return [[source["name"], each["what"], each["done"], each["total"] or "-"] for each in source["reading"]]
 
 
 _CONSUMERS = ("name", "kind", "state", "lag", "behind", "delivered", "failed", "parked", "dead letters", "why")

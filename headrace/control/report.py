@@ -8,8 +8,10 @@ from typing import Any
 import msgspec
 
 from headrace import __version__
+from headrace.capture import state_space
 from headrace.daemon import Daemon
 from headrace.delivery.cursor import dead_space
+from headrace.progress import progress
 from headrace.settings import HandlerSettings
 
 PAGE = 100  # dead letters counted in one read: each row holds an event
@@ -26,7 +28,7 @@ async def report(daemon: Daemon) -> dict[str, Any]:
         "ready": ready(daemon),
         "config": str(daemon.config.file),
         "data_dir": str(daemon.config.data_dir),
-        "sources": [source(daemon, name) for name in list(daemon.sources)],
+        "sources": [await source(daemon, name) for name in list(daemon.sources)],
         "consumers": [await consumer(daemon, name) for name in list(daemon.consumers)],
         "journal": await journal(daemon),
         "orphans": [{"name": name, "undelivered": undelivered(daemon, at)} for name, at in daemon.orphans.items()],
@@ -39,8 +41,8 @@ def ready(daemon: Daemon) -> bool:
     return daemon.up and all(part.state == "running" for part in parts)
 
 
-def source(daemon: Daemon, name: str) -> dict[str, Any]:
-    """A source as its supervisor sees it; `events` since the daemon started."""
+async def source(daemon: Daemon, name: str) -> dict[str, Any]:
+    """A source as its supervisor sees it; `events` since the daemon started, `reading`: what was there already."""
     part = daemon.sources[name]
     return {
         "name": name,
@@ -49,6 +51,7 @@ def source(daemon: Daemon, name: str) -> dict[str, Any]:
         "why": part.why,
         "restarts": part.restarts,
         "events": daemon.captured[name],
+        "reading": await progress(daemon.journal.store, state_space(name)),
     }
 
 

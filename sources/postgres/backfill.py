@@ -18,9 +18,10 @@ import msgspec
 import psycopg
 
 from headrace.errors import HeadraceError, Permanent
-from headrace.protocols import Capture, Context, Write
+from headrace.progress import Progress
+from headrace.protocols import Capture, Context
 from headrace.sources.postgres.assembly import Assembly
-from headrace.sources.postgres.catalogue import Published, published
+from headrace.sources.postgres.catalogue import Published, estimated, published
 from headrace.sources.postgres.chunks import (
     MOST_AGAIN,
     REQUEST,
@@ -34,6 +35,7 @@ from headrace.sources.postgres.chunks import (
 from headrace.sources.postgres.connect import Connections, rows
 from headrace.sources.postgres.failures import explain, explained
 from headrace.sources.postgres.lines import Names
+from headrace.sources.postgres.publication import extend
 from headrace.sources.postgres.settings import PostgresSource
 from headrace.sources.postgres.snapshot import TableState, states
 from headrace.sources.postgres.types import Kind
@@ -69,6 +71,7 @@ class Backfill:
         self._publications = publications
         self._standby = standby
         self._wake = asyncio.Event()
+        self._refused: set[str] = set()
         self._watcher: Watcher | None = None
 
     @property
@@ -103,7 +106,7 @@ class Backfill:
             if await self._out.state.get(REQUEST + b"%d" % oid) is not None:
                 raise Permanent(f"a backfill of {table.relation.name} is at work already")
         requests = [Request(t.relation.message.oid, t.relation.name, secrets.token_hex(4)) for t in chosen]
-        await self._out.append([], [request.write() for request in requests])
+        await self._out.append([], [write for request in requests for write in request.accepted()])
         self._wake.set()
 
     async def prepare(self, assembly: Assembly) -> None:
@@ -151,7 +154,9 @@ class Backfill:
         return sorted(requests, key=lambda it: self._watcher is None or it.oid != self._watcher.oid)
 
     async def _discover(self) -> None:
-        """Tables that were published after the first snapshot are read as well."""
+        """Tables that came later are published, and read as well, those that others published too."""
+        if self.possible:
+            await self._publish()
         if self._settings.snapshot != "initial":
             return
         known = await states(self._out.state, self._settings.epoch)
@@ -163,7 +168,7 @@ class Backfill:
                 continue
             writes = [TableState(0, done=True).write(self._settings.epoch, oid)]
             if readable(relation) and self.possible:
-                writes.append(Request(oid, relation.name, secrets.token_hex(4)).write())
+                writes += Request(oid, relation.name, secrets.token_hex(4)).accepted()
                 self._context.log.info("new table will be read", table=relation.name)
             else:
                 hint = "a new `epoch` reads all tables again"
@@ -171,6 +176,16 @@ class Backfill:
                     "the rows of a new table are not captured, only its changes", table=relation.name, hint=hint
                 )
             await self._out.append([], writes)
+
+    async def _publish(self) -> None:
+        async with self._connections.open(primary=self._standby) as connection:
+            added, refused = await extend(connection, self._settings, self._publications)
+        for table in added:
+            self._context.log.info("new table is published", table=table)
+        for table, hint in refused.items():
+            if table not in self._refused:
+                self._context.log.warning("a new table is not captured", table=table, hint=hint)
+        self._refused = set(refused)
 
     # One table
 
@@ -182,7 +197,7 @@ class Backfill:
             except (psycopg.errors.SyntaxErrorOrAccessRuleViolation, Permanent) as error:
                 why = error if isinstance(error, Permanent) else explain(error, self._connections.user)
                 self._context.log.warning("backfill ended, with the table not read", table=request.name, error=str(why))
-                await self._out.append([], [Write(request.key, None)])
+                await self._out.append([], request.ended())
 
     async def _table(self, connection: psycopg.AsyncConnection[Any], request: Request, assembly: Assembly) -> None:
         await connection.execute("SET synchronous_commit TO local")  # a watermark waits for no standby
@@ -191,7 +206,9 @@ class Backfill:
             watcher = self._watcher = Watcher(request, self._names, self._settings.epoch)
         assembly.watch = watcher
         await self._others_ended(connection)
-        reader = ChunkReader(connection, self._settings, self._publications, watcher, self._context.clock)
+        at = await Progress.of(self._out.state, request.name)
+        progress = Progress(at.done, await estimated(connection, request.oid))
+        reader = ChunkReader(connection, self._settings, self._publications, watcher, self._context.clock, progress)
         count, told = 0, monotonic()
         wanted: Request | None = request
         while wanted is not None:
@@ -200,7 +217,7 @@ class Backfill:
             if monotonic() - told > _TELL:
                 told = monotonic()
                 self._context.log.info("reading", table=request.name, rows=count)
-        await self._out.append([], [Write(request.key, None)])
+        await self._out.append([], request.ended())
         self._context.log.info("backfill done", table=request.name, rows=count)
 
     async def _again(self, oid: int) -> list[bytes]:

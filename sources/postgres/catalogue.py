@@ -47,6 +47,10 @@ FROM (SELECT relid FROM pg_partition_tree(%s) WHERE isleaf UNION SELECT %s::oid:
 JOIN pg_class c ON c.oid = tree.relid JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind = 'r' ORDER BY 1
 """
+_ESTIMATED: Final = """
+SELECT nullif(sum(greatest(c.reltuples, 0)), 0)::bigint AS rows
+FROM pg_class c WHERE c.oid = %s OR c.oid IN (SELECT relid FROM pg_partition_tree(%s) WHERE isleaf)
+"""
 _BUILT_IN: Final = 10_000  # oids of types below it are the same everywhere, and never told
 
 
@@ -114,3 +118,9 @@ async def _relation(
 async def leaves(connection: psycopg.AsyncConnection[Any], oid: int) -> list[Leaf]:
     """The tables that hold the rows of a table, with their sizes in pages."""
     return [Leaf(row.oid, row.schema, row.table, row.pages) for row in await rows(connection, _LEAVES, oid, oid)]
+
+
+async def estimated(connection: psycopg.AsyncConnection[Any], oid: int) -> int | None:
+    """About how many rows a table holds, where it was ever analysed."""
+    [row] = await rows(connection, _ESTIMATED, oid, oid)
+    return None if row.rows is None else int(row.rows)

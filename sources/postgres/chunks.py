@@ -16,6 +16,7 @@ from psycopg import sql
 from headrace.errors import Permanent
 from headrace.failpoints import reach
 from headrace.journal.block import Lines
+from headrace.progress import Progress, finished
 from headrace.protocols import Clock, Write
 from headrace.sources.postgres.catalogue import Published, published
 from headrace.sources.postgres.connect import rows
@@ -54,6 +55,13 @@ class Request(msgspec.Struct, frozen=True, array_like=True):
     def write(self) -> Write:
         return Write(self.key, msgspec.msgpack.encode(self))
 
+    def accepted(self) -> list[Write]:
+        """It is wanted, and shown as such."""
+        return [self.write(), Progress(0).write(self.name)]
+
+    def ended(self) -> list[Write]:
+        return [Write(self.key, None), finished(self.name)]
+
 
 def readable(relation: Relation) -> bool:
     """Whether it has a key to read it by, which may be kept as progress."""
@@ -75,6 +83,7 @@ class Chunk(NamedTuple):
     tx: tuple[int, str, int]  # epoch, run, time
     next: Request
     again: Sequence[bytes]
+    progress: Progress
     joined: Future[bool]
 
 
@@ -128,7 +137,8 @@ class Watcher:
             chunk.joined.set_result(False)
             return None
         lines = self._lines(chunk, lsn)
-        writes = [chunk.next.write(), *(Write(key, None) for key in chunk.again if self._settled(key, chunk.visible))]
+        writes = [chunk.next.write(), chunk.progress.write(chunk.next.name)]
+        writes += [Write(key, None) for key in chunk.again if self._settled(key, chunk.visible)]
         self._window.forget(chunk.visible)
         self._collects = self._collects and not chunk.next.finished
         chunk.joined.set_result(True)
@@ -165,7 +175,9 @@ class ChunkReader:
         publications: Sequence[str],
         watcher: Watcher,
         clock: Clock,
+        progress: Progress,
     ) -> None:
+        self._progress = progress
         self._connection = connection
         self._settings = settings
         self._publications = publications
@@ -183,6 +195,7 @@ class ChunkReader:
         chunk = await self._chunk(request, again)
         reach("postgres.backfill-watermark")
         if await chunk.joined:
+            self._progress = chunk.progress
             reach("postgres.backfill-joined")
             if again is not None:
                 await asyncio.sleep(_PAUSE)  # some may wait for a transaction
@@ -233,7 +246,8 @@ class ChunkReader:
         time = int(self._clock.time() * 10**6)
         joined: Future[bool] = asyncio.get_running_loop().create_future()
         tx = (self._watcher.epoch, run, time)
-        return Chunk(nonce.encode(), table, visible, found, tx, following, again or (), joined)
+        done = Progress(self._progress.done + len(found), self._progress.total)
+        return Chunk(nonce.encode(), table, visible, found, tx, following, again or (), done, joined)
 
     def _following(self, request: Request, relation: Relation, found: Sequence[bytes], *, last: bool) -> Request:
         if last:

@@ -24,7 +24,8 @@ Hasten: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
 _SLOT: Final = """
 SELECT slot_name, plugin, slot_type, database, active_pid, wal_status, confirmed_flush_lsn::text AS flushed,
-  {reason} AS reason, now.lsn AS current
+  {reason} AS reason, now.lsn AS current, safe_wal_size AS safe,
+  pg_wal_lsn_diff(now.lsn::pg_lsn, restart_lsn)::bigint AS retained
 FROM pg_replication_slots, (
   SELECT (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END)::text
 ) AS now (lsn)
@@ -49,6 +50,8 @@ class Slot(NamedTuple):
     flushed: int
     reason: str | None
     current: int
+    retained: int = 0  # bytes of WAL that it keeps
+    safe: int | None = None  # bytes that may still be written before it is lost; None: without limit
 
 
 class Created(NamedTuple):
@@ -66,7 +69,7 @@ async def look(connection: psycopg.AsyncConnection[Any], name: str) -> Slot | No
     for row in await rows(connection, _SLOT.replace("{reason}", reason), name):
         flushed = lsn_number(row.flushed) if row.flushed else 0
         about = (row.slot_name, row.plugin, row.slot_type, row.database, row.active_pid, row.wal_status)
-        return Slot(*about, flushed, row.reason, lsn_number(row.current))
+        return Slot(*about, flushed, row.reason, lsn_number(row.current), row.retained or 0, row.safe)
     return None
 
 

@@ -23,8 +23,9 @@ from psycopg import sql
 from headrace.errors import Transient
 from headrace.failpoints import reach
 from headrace.journal.block import BLOCK_BYTES, Lines
+from headrace.progress import Progress, finished
 from headrace.protocols import Capture, Context, Logger, State, Write
-from headrace.sources.postgres.catalogue import Leaf, Published, leaves
+from headrace.sources.postgres.catalogue import Leaf, Published, estimated, leaves
 from headrace.sources.postgres.chunks import Request, readable
 from headrace.sources.postgres.connect import Connections, rows
 from headrace.sources.postgres.decode import Reads, compiled_read
@@ -133,11 +134,12 @@ class Snapshot:
             try:
                 count = await self._table(source, table)
                 writes.append(KnownRelation(table.relation.digest, table.relation.description).write(oid))
+                writes.append(finished(table.relation.name))
             except* Rewritten as group:
                 if not self._beside or not readable(table.relation):
                     raise
                 count = 0
-                writes.append(Request(oid, table.relation.name, secrets.token_hex(4)).write())
+                writes += Request(oid, table.relation.name, secrets.token_hex(4)).accepted()
                 self._context.log.info("will be read beside the stream", why=str(cause(group)))
             await self._out.append([], writes)
             reach("postgres.snapshot-table-done")
@@ -148,8 +150,9 @@ class Snapshot:
     async def _table(self, source: Source, table: Published) -> int:
         async with self._connections.open() as connection:
             parts = deque(ranges(await leaves(connection, table.relation.message.oid)))
+            total = await estimated(connection, table.relation.message.oid)
         tx = snapshot_tx(self._epoch, secrets.token_hex(4), source.lsn, int(self._context.clock.time() * 10**6))
-        reader = _Reader(self._names, table, tx, self._out, self._context.log)
+        reader = _Reader(self._names, table, tx, self._out, self._context.log, total)
         async with asyncio.TaskGroup() as group:
             for _ in range(min(self._readers, len(parts))):
                 group.create_task(self._read(source, reader, parts))
@@ -179,7 +182,8 @@ async def inside(connection: psycopg.AsyncConnection[Any], source: Source) -> As
 class _Reader:
     """Reads ranges of one table, possibly several at a time."""
 
-    def __init__(self, names: Names, table: Published, tx: Tx, out: Capture, log: Logger) -> None:
+    def __init__(self, names: Names, table: Published, tx: Tx, out: Capture, log: Logger, total: int | None) -> None:
+        self._total = total
         self._relation = table.relation
         self._filter = table.filter
         self._decode: Reads = compiled_read(names, table.relation)
@@ -220,8 +224,9 @@ class _Reader:
             array("I", keys),
         )
         self._portion = max(1, min(MESSAGES, BLOCK_BYTES * len(lines) // len(whole.data)))
-        self._last = await self._out.submit(whole)
         self.count += len(lines)
+        at = Progress(self.count, self._total)
+        self._last = await self._out.submit(whole, [at.write(self._relation.name)])
         reach("postgres.snapshot-rows")
         if monotonic() - self._told > _TELL:
             self._told = monotonic()

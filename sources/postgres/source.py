@@ -20,7 +20,8 @@ from headrace.sources.postgres.backfill import Backfill
 from headrace.sources.postgres.catalogue import published
 from headrace.sources.postgres.connect import OLDEST, Connections
 from headrace.sources.postgres.diagnosis import Diagnosis
-from headrace.sources.postgres.failures import explained
+from headrace.sources.postgres.failures import explain, explained
+from headrace.sources.postgres.guard import Guard
 from headrace.sources.postgres.lines import Names
 from headrace.sources.postgres.protocol import lsn_text
 from headrace.sources.postgres.replication import Replication
@@ -31,7 +32,7 @@ from headrace.sources.postgres.snapshot import Snapshot, Source, begun_at, insid
 from headrace.sources.postgres.stream import History, Stream
 from headrace.sources.postgres.tables import Tables
 from headrace.sources.postgres.transactions import Spool
-from headrace.tasks import cause
+from headrace.tasks import among, cause
 
 BACKLOG: Final = 64 << 20  # bytes of WAL behind which transactions are read whole; the server's default memory for one
 _SERVER: Final = "SELECT current_setting('wal_level') AS wal_level, pg_is_in_recovery() AS standby"
@@ -56,7 +57,8 @@ class Postgres:
             with explained(self._connections.user):
                 await self._run(out)
         except ExceptionGroup as group:
-            raise cause(group) from group
+            error = among(group, Fatal) or cause(group)
+            raise explain(error, self._connections.user) if isinstance(error, psycopg.Error) else error from group
 
     async def diagnose(self) -> AsyncIterator[Finding]:
         """See `diagnosis`; a server that cannot be reached is a finding, too."""
@@ -84,11 +86,20 @@ class Postgres:
                 publications=publications,
                 standby=standby,
             )
-            while True:
-                async with self._connections.open(replication=True) as replication:
-                    state = await self._prepare(admin, replication, out, publications, standby=standby)
-                    await self._stream(admin, replication, out, state, publications)
-                await free(admin, state.name)
+            slot, warning = self._settings.slot_name(self._context.name), self._settings.retained_warning
+            async with asyncio.TaskGroup() as group:
+                group.create_task(Guard(slot, warning, self._context.log).run(admin))
+                await self._capture(admin, out, publications, standby=standby)
+
+    async def _capture(
+        self, admin: psycopg.AsyncConnection[Any], out: Capture, publications: list[str], *, standby: bool
+    ) -> None:
+        """Until cancelled; a stream ends where another way to read it is better."""
+        while True:
+            async with self._connections.open(replication=True) as replication:
+                state = await self._prepare(admin, replication, out, publications, standby=standby)
+                await self._stream(admin, replication, out, state, publications)
+            await free(admin, state.name)
 
     async def _prepare(
         self,

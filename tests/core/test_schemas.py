@@ -30,6 +30,10 @@ type = "minio"
 endpoint = "http://127.0.0.1:9000"
 bucket = "uploads"
 
+[sources.tables]
+type = "postgres"
+dsn = "host=localhost"
+
 [sources.notifications]
 type = "postgres-notify"
 dsn = "host=localhost"
