@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 import psycopg
@@ -140,7 +141,8 @@ async def _added(connection: psycopg.AsyncConnection[Any], table: Candidate, pub
     publication = sql.Identifier(publications[0 if table.identified else 1])
     add = sql.SQL("ALTER PUBLICATION {} ADD TABLE {}").format(publication, table.name)
     try:
-        await connection.execute(add)
+        with suppress(psycopg.errors.DuplicateObject):  # somebody has just done it
+            await connection.execute(add)
     except (psycopg.errors.InsufficientPrivilege, psycopg.errors.UndefinedTable):
         return f"as the table's owner: {_text(connection, add)};"
     return None

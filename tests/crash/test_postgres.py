@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +57,11 @@ STREAM = (
     "journal.before-commit",
     "journal.after-commit",
 )
+VERSIONS = ("newest", "oldest")
 SEED = int(os.environ.get("HEADRACE_TEST_SEED", "7"))
 # Decodes transactions while they run beyond 64 kB; a process that is killed alone does not take the machine with it.
 WORK_MEMORY = {"logical_decoding_work_mem": "64kB", "autovacuum": "off", "restart_after_crash": "on"}
-FEW_AND_MANY = [8, pytest.param(int(os.environ.get("HEADRACE_TEST_KILLS", "100")), marks=pytest.mark.long)]
+FEW, MANY = 8, int(os.environ.get("HEADRACE_TEST_KILLS", "100"))
 
 
 def write_settings(house: Path, database: Database, snapshot: str) -> None:
@@ -115,9 +117,14 @@ class Fire:
 
 @pytest.mark.crash
 @pytest.mark.postgres
-@pytest.mark.parametrize("kills", FEW_AND_MANY)
-@pytest.mark.parametrize("version", ["newest", "oldest"])
-@pytest.mark.parametrize("snapshot", ["never", "initial"])
+@pytest.mark.parametrize(
+    ("snapshot", "version", "kills"),
+    [
+        ("initial", "newest", FEW),
+        ("never", "oldest", FEW),
+        *(pytest.param(*each, MANY, marks=pytest.mark.long) for each in product(("never", "initial"), VERSIONS)),
+    ],
+)
 def test_tables_rebuilt_from_events_equal_the_tables(tmp_path: Path, version: str, snapshot: str, kills: int) -> None:
     found = need_server()
     chance = random.Random(SEED)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.test_postgres import FEW_AND_MANY, SEED, SNAPSHOT, WORK_MEMORY, Fire, settle, write_settings
+from tests.crash.test_postgres import FEW, MANY, SEED, SNAPSHOT, VERSIONS, WORK_MEMORY, Fire, settle, write_settings
 from tests.fixtures.killed import Daemon, until
 from tests.fixtures.postgres import need_server, server
 from tests.fixtures.postgres_workload import Workload
@@ -29,8 +29,10 @@ def backfill(house: Path) -> None:
 
 @pytest.mark.crash
 @pytest.mark.postgres
-@pytest.mark.parametrize("kills", FEW_AND_MANY)
-@pytest.mark.parametrize("version", ["newest", "oldest"])
+@pytest.mark.parametrize(
+    ("version", "kills"),
+    [("newest", FEW), *(pytest.param(version, MANY, marks=pytest.mark.long) for version in VERSIONS)],
+)
 def test_tables_rebuilt_from_reads_equal_the_tables(tmp_path: Path, version: str, kills: int) -> None:
     found = need_server()
     chance = random.Random(SEED)

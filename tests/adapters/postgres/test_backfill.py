@@ -245,6 +245,7 @@ def test_a_commit_that_waits_while_chunks_are_read_wins(database: Database, tmp_
 
 def test_a_table_published_later_is_read(database: Database, tmp_path: Path) -> None:
     database.execute("CREATE TABLE other (a int PRIMARY KEY)", "INSERT INTO other VALUES (1)")
+    database.execute(f"CREATE PUBLICATION {database.name} FOR TABLE other")
 
     async def main() -> list[Event]:
         found, log = MemoryCapture(), RecordingLog()

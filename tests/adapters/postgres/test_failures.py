@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
 from headrace.errors import Fatal, HeadraceError, Transient
 from headrace.protocols import Finding
+from headrace.sources.postgres import guard
 from headrace.sources.postgres.source import Postgres
-from headrace.testing import MemoryCapture, make_context
+from headrace.testing import MemoryCapture, RecordingLog, make_context
+from headrace.testing.leaks import eventually
 from tests.adapters.postgres.kit import running, settings, until
 from tests.fixtures.postgres import Database, Server, need_server, server, wait_for
 
@@ -75,27 +79,41 @@ def test_wal_level(tmp_path: Path) -> None:
     assert "ALTER SYSTEM SET wal_level" in error.hint
 
 
-def test_a_wrong_password_a_missing_database_and_no_rights(database: Database, tmp_path: Path) -> None:
-    role = f"scram_{database.name}"
+def test_a_wrong_password(database: Database, tmp_path: Path) -> None:
+    role = "scram" if database.server.version < 16 else f"scram_{database.name}"  # as `pg_hba.conf` names it
     database.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'right'", TABLE)
     try:
-        wrong = make_conninfo(database.dsn, user="scram" if database.server.version < 16 else role)
-        if database.server.version >= 16:
-            error = ends(database, tmp_path, dsn=wrong, password="wrong")
-            assert isinstance(error, Fatal)
-            assert "password" in error.message
-            assert "wrong" not in str(error)
-        error = ends(database, tmp_path, dsn=make_conninfo(database.dsn, dbname="nowhere"))
-        assert isinstance(error, Fatal)
-        error = ends(database, tmp_path, dsn=make_conninfo(database.dsn, user=role), password="right")
-        assert isinstance(error, Fatal)
-        assert "CREATE PUBLICATION" in error.hint
-        database.execute(f"CREATE PUBLICATION {database.name} FOR TABLE t")
-        error = ends(database, tmp_path, dsn=make_conninfo(database.dsn, user=role), password="right")
-        assert isinstance(error, Fatal)
-        assert "REPLICATION" in error.hint
+        error = ends(database, tmp_path, dsn=make_conninfo(database.dsn, user=role), password="wrong")
     finally:
         database.execute(f"DROP ROLE {role}")
+    assert isinstance(error, Fatal)
+    assert "password" in error.message
+    assert f"ALTER ROLE {role} PASSWORD" in error.hint
+    assert "wrong" not in str(error)
+
+
+def test_a_missing_database_and_no_rights(database: Database, tmp_path: Path) -> None:
+    role = f"plain_{database.name}"
+    database.execute(f"CREATE ROLE {role} LOGIN", TABLE)
+    dsn = make_conninfo(database.dsn, user=role)
+    try:
+        error = ends(database, tmp_path, dsn=make_conninfo(database.dsn, dbname="nowhere"))
+        assert isinstance(error, Fatal)
+        assert "dbname" in error.hint
+        error = ends(database, tmp_path, dsn=dsn)
+        assert isinstance(error, Fatal)
+        assert f"ALTER ROLE {role} REPLICATION" in error.hint
+        database.execute(f"ALTER ROLE {role} REPLICATION")
+        error = ends(database, tmp_path, dsn=dsn)
+        assert isinstance(error, Fatal)
+        assert "CREATE PUBLICATION" in error.hint
+        database.execute(f"CREATE PUBLICATION {database.name} FOR TABLE t", "INSERT INTO t VALUES (1)")
+        error = ends(database, tmp_path, dsn=dsn, snapshot="initial")
+        assert isinstance(error, Fatal)
+        assert "GRANT SELECT" in error.hint
+    finally:
+        database.drop_slot(database.name)
+        database.execute(f"DROP OWNED BY {role}", f"DROP ROLE {role}")
 
 
 def test_tls_that_cannot_be_had(database: Database, tmp_path: Path) -> None:
@@ -122,7 +140,12 @@ def test_no_slot_left_and_a_slot_that_is_lost(small: Server, tmp_path: Path) -> 
             database.execute("SELECT pg_switch_wal()", "CHECKPOINT")
         error = ends(database, tmp_path, found)
         assert isinstance(error, Fatal)
-        assert "are lost" in error.message
+        gap = re.search(r"the changes from (\S+) to (\S+) are lost", error.message)
+        assert gap is not None
+        [(within,)] = database.execute(
+            f"SELECT '{gap[1]}'::pg_lsn < '{gap[2]}'::pg_lsn AND '{gap[2]}'::pg_lsn <= pg_current_wal_lsn()"
+        )
+        assert within
         assert "epoch = 2" in error.hint
         found = captured(database, tmp_path, found.survivor(), 2, epoch=2)
         assert found.events[-1].id.startswith("2/")
@@ -211,6 +234,77 @@ def test_a_publication_that_lacks_a_table(database: Database, tmp_path: Path) ->
     error = ends(database, tmp_path, tables=["public.t", "public.u"])
     assert isinstance(error, Fatal)
     assert 'ADD TABLE "public"."u"' in error.hint
+
+
+def test_a_published_table_without_identity_breaks_the_application(database: Database, tmp_path: Path) -> None:
+    """Somebody else published it: `doctor` says so, with what mends it."""
+    database.execute("CREATE TABLE nokey (a int)", "INSERT INTO nokey VALUES (1)")
+    database.execute(f"CREATE PUBLICATION {database.name} FOR TABLE nokey")
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
+        database.execute("UPDATE nokey SET a = 2")
+    [found] = [finding for finding in findings(database, tmp_path) if finding.level == "error"]
+    assert "updates of it would fail" in found.what
+    database.execute(found.remedy.partition(";")[0])
+    database.execute("UPDATE nokey SET a = 2")
+
+
+def test_a_slot_that_keeps_wal_is_warned_of_while_it_streams(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here a transaction on the server is what holds it."""
+    monkeypatch.setattr(guard, "LOOK", 0.1)
+    database.execute(TABLE)
+
+    async def main() -> None:
+        found, log = MemoryCapture(), RecordingLog()
+        with database.connect() as connection:
+            async with running(settings(database, retained_warning=1 << 20), tmp_path, found, log):
+                connection.execute("BEGIN; INSERT INTO t VALUES (1)")
+                fill = "INSERT INTO t SELECT g, repeat('x', 500) FROM generate_series({}, {}) g"
+                for number in range(4):
+                    first = 10 + number * 3_000
+                    await asyncio.to_thread(database.execute, fill.format(first, first + 2_999), "CHECKPOINT")
+                await until(found, lambda events: len(events) == 12_000)
+                await eventually(lambda: bool(warnings(log)), "the warning", 30)
+                assert "pg_stat_activity" in warnings(log)[-1]["hint"]
+
+    asyncio.run(main())
+
+
+def warnings(log: RecordingLog) -> list[dict[str, Any]]:
+    return [fields for level, event, fields in log.records if event == "the slot keeps WAL on the server"]
+
+
+@pytest.mark.parametrize("version", [0, -1])
+def test_a_quiet_database_in_a_busy_server_keeps_no_wal(tmp_path: Path, version: int) -> None:
+    """Others write, nothing of it is for us: what the server has looked through is acknowledged, nothing is written."""
+    with server(need_server()[version]) as made, made.database() as database, made.database() as other:
+        database.execute(TABLE)
+        other.execute("CREATE TABLE big (a int, b text)")
+        asyncio.run(_quiet(database, other, tmp_path))
+
+
+async def _quiet(database: Database, other: Database, tmp_path: Path) -> None:
+    kept = (
+        "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn) FROM pg_replication_slots "
+        f"WHERE slot_name = '{database.name}'"
+    )
+    found = MemoryCapture()
+    async with running(settings(database), tmp_path, found):
+        [(before,)] = database.execute("SELECT pg_current_wal_lsn()::text")
+        for _ in range(4):
+            fill = "INSERT INTO big SELECT g, repeat('x', 1000) FROM generate_series(1, 10000) g"
+            await asyncio.to_thread(other.execute, fill, "CHECKPOINT")
+        [(written,)] = database.execute(f"SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '{before}')")
+
+        def little() -> bool:
+            other.execute("INSERT INTO big VALUES (1, 'more')", "CHECKPOINT")
+            [(keeps,)] = database.execute(kept)
+            return bool(keeps < written / 10)
+
+        await asyncio.to_thread(wait_for, little, 60)
+    assert written > 40_000_000
+    assert found.events == []
 
 
 def findings(database: Database, tmp_path: Path, **options: Any) -> list[Finding]:

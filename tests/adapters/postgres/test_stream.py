@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from headrace.event import Event
+from headrace.sources.postgres.schemas import schemas
 from tests.adapters.postgres.kit import capture
 from tests.fixtures.postgres import Database, wait_for
 
@@ -167,3 +169,22 @@ def test_one_aborted_row_does_not_count_under_protocol_1_or_2(database: Database
     )
     events = capture(database, tmp_path, block, before=[TABLE], count=2)
     assert [(event.data["key"]["a"], event.data["tx"]["ordinal"]) for event in events] == [(1, 1), (3, 2)]
+
+
+def test_events_are_as_their_schemas_say(database: Database, tmp_path: Path) -> None:
+    changes = [
+        "INSERT INTO t VALUES (2, 'x')",
+        "UPDATE t SET a = 3 WHERE a = 2",
+        "DELETE FROM t WHERE a = 3",
+        "SELECT pg_logical_emit_message(true, 'outbox', 'x')",
+        "SELECT pg_logical_emit_message(false, 'outbox', '\\xff'::bytea), pg_current_xact_id()",
+        "ALTER TABLE t ADD c int",
+        "UPDATE t SET c = 1",
+        "TRUNCATE t",
+    ]
+    before = [TABLE, "INSERT INTO t VALUES (1, 'there')"]
+    events = capture(database, tmp_path, *changes, before=before, count=9, snapshot="initial")
+    kinds = {event.data["op"] for event in events}
+    assert kinds == {"read", "insert", "update", "delete", "message", "schema", "truncate"}
+    for event in events:
+        jsonschema.validate(event.data, schemas()[event.dataschema or ""], jsonschema.Draft4Validator)
