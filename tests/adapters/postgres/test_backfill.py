@@ -243,6 +243,35 @@ def test_a_commit_that_waits_while_chunks_are_read_wins(database: Database, tmp_
     assert_same(asyncio.run(main()), database)
 
 
+@pytest.mark.parametrize("renamed", [False, True])
+def test_a_transaction_that_comes_while_it_runs(database: Database, tmp_path: Path, renamed: bool) -> None:
+    """It changes all rows while chunks are read that do not see it, and is committed in the middle of the backfill."""
+    database.execute(*TABLE, FILL.format(1, 1000))
+    database.execute(f"ALTER DATABASE {database.name} SET logical_decoding_work_mem = '64kB'")
+    changes = ["UPDATE t SET n = n + 1", "INSERT INTO t SELECT g, 1, 'new' FROM generate_series(2001, 4000) g"]
+    changes += ["UPDATE t SET a = -a WHERE a % 9 = 0"] if renamed else []
+    counted = f"SELECT stream_txns FROM pg_stat_replication_slots WHERE slot_name = '{database.name}'"
+
+    async def main() -> list[Event]:
+        found, log = Gate(), RecordingLog()
+        with database.connect() as connection:
+            async with streaming(database, tmp_path, found, log) as source:
+                await source.backfill("public.t")
+                await found.waiting.wait()
+                connection.execute("BEGIN")
+                for change in changes:
+                    connection.execute(change.encode())
+                await asyncio.to_thread(wait_for, lambda: database.execute(counted) > [(0,)])
+                found.open.set()
+                await until(found, lambda events: sum(event.data["op"] == "read" for event in events) > 200)
+                connection.execute("COMMIT")
+                await eventually(lambda: told(log, "backfill done") == 1, "the backfill", 30)
+                await at_the_end(database, found)
+        return found.events
+
+    assert_same(asyncio.run(main()), database)
+
+
 def test_a_table_published_later_is_read(database: Database, tmp_path: Path) -> None:
     database.execute("CREATE TABLE other (a int PRIMARY KEY)", "INSERT INTO other VALUES (1)")
     database.execute(f"CREATE PUBLICATION {database.name} FOR TABLE other")

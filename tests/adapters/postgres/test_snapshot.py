@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 
 import pytest
 
 from headrace.event import Event
-from headrace.testing import MemoryCapture, SimulatedCrash
-from headrace.testing.leaks import eventually
+from headrace.testing import MemoryCapture, SimulatedCrash, make_context
+from headrace.testing.leaks import cancelled, eventually
 from tests.adapters.postgres.kit import capture, running, settings, until
+from tests.adapters.postgres.test_backfill import CHANGES, FILL, TABLE, Gate, assert_same, at_the_end, truth
 from tests.adapters.postgres.test_types import TRAPS, TYPES
-from tests.fixtures.postgres import Database
+from tests.fixtures.postgres import Database, wait_for
 
 pytestmark = pytest.mark.postgres
 
@@ -100,3 +102,47 @@ def test_many_rows_with_writers_and_a_crash_in_the_middle(database: Database, tm
 async def _run(database: Database, tmp_path: Path, found: MemoryCapture) -> None:
     async with running(settings(database, snapshot="initial"), tmp_path, found):
         await found.crashed.wait()
+
+
+@pytest.mark.parametrize("before_the_slot", [True, False])
+def test_a_commit_that_waits_for_a_standby(database: Database, tmp_path: Path, before_the_slot: bool) -> None:
+    """The WAL has it, other sessions do not see it: it is in the snapshot or in the stream all the same."""
+    database.execute(*TABLE, FILL.format(1, 1000), f"CREATE PUBLICATION {database.name} FOR TABLE t")
+    waits = f"SELECT 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND datname = '{database.name}'"
+    names = "ALTER SYSTEM SET synchronous_standby_names = '{}'"
+    pending = threading.Thread(target=database.execute, args=(CHANGES,))
+
+    def stalled() -> None:
+        database.execute(names.format("missing"), "SELECT pg_reload_conf()")
+        pending.start()
+        wait_for(lambda: bool(database.execute(waits)))
+
+    def released() -> None:
+        database.execute(names.format(""), "SELECT pg_reload_conf()")
+        pending.join()
+
+    async def main() -> list[Event]:
+        found = Gate()
+        given = settings(database, snapshot="initial").open(make_context(tmp_path))
+        async with given as source, asyncio.TaskGroup() as group:
+            if before_the_slot:
+                await asyncio.to_thread(stalled)
+            task = group.create_task(source.run(found))
+            try:
+                if before_the_slot:
+                    slot = f"SELECT 1 FROM pg_replication_slots WHERE slot_name = '{database.name}'"
+                    await asyncio.to_thread(wait_for, lambda: bool(database.execute(slot)))
+                    found.open.set()
+                else:
+                    await found.waiting.wait()
+                    await asyncio.to_thread(stalled)
+                    found.open.set()
+                    await until(found, lambda events: any(event.data["op"] == "update" for event in events))
+                    assert truth(database)[950]["n"] == 0
+            finally:
+                await asyncio.to_thread(released)
+            await at_the_end(database, found)
+            await cancelled(task)
+        return found.events
+
+    assert_same(asyncio.run(main()), database)
