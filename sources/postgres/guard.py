@@ -16,7 +16,7 @@ _RUNNING: Final = "SELECT pid, xact_start, query FROM pg_stat_activity WHERE xac
 
 
 class Guard:
-    """Looks at a slot. Says a thing once, and again when it has become twice as much."""
+    """Looks at a slot. Says a thing once, and again when it has become twice as much or has another cause."""
 
     def __init__(self, slot: str, warning: int, log: Logger) -> None:
         """`warning`: bytes of WAL that the slot may keep without a word."""
@@ -24,6 +24,7 @@ class Guard:
         self._warning = warning
         self._log = log
         self._told = 0
+        self._why = ""
 
     async def run(self, admin: psycopg.AsyncConnection[Any]) -> None:
         """Until cancelled."""
@@ -38,10 +39,10 @@ class Guard:
             if self._told:
                 self._log.info("the slot keeps little WAL again", slot=slot.name, bytes=slot.retained)
             self._told = 0
-        elif slot.retained >= 2 * self._told:
-            self._told = slot.retained
+        elif slot.retained >= 2 * self._told or _hint(slot) != self._why:
+            self._told, self._why = slot.retained, _hint(slot)
             about = {"slot": slot.name, "bytes": slot.retained, "lost_after": slot.safe}
-            self._log.warning("the slot keeps WAL on the server", **about, hint=_hint(slot))
+            self._log.warning("the slot keeps WAL on the server", **about, hint=self._why)
 
     def _threatens(self, slot: Slot) -> bool:
         most = None if slot.safe is None else slot.retained + max(slot.safe, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from contextlib import closing
 from pathlib import Path
 
 import psycopg
@@ -44,7 +45,7 @@ def test_no_slot_left_then_a_server_that_is_gone_then_a_slot_in_use(tmp_path: Pa
             until(lambda: daemon.log.count("will try again") > 1, "it says that the server is gone")
             made.start()
             comes(tmp_path, database, 2)
-        with psycopg.connect(database.dsn, autocommit=True, replication="database") as user:
+        with closing(psycopg.connect(database.dsn, autocommit=True, replication="database")) as user:
             options = "(proto_version '1', publication_names 'ours')"
             user.execute(f"START_REPLICATION SLOT ours LOGICAL 0/0 {options}".encode())
             daemon = Daemon(tmp_path)
