@@ -20,6 +20,7 @@ from headrace.sources.postgres.settings import PostgresSource
 from headrace.sources.postgres.types import SETTINGS
 
 OLDEST: Final = 14
+STANDBYS: Final = 16  # the first version whose standbys decode
 TIMEOUT: Final = 10  # seconds to connect, and for a look at the catalogue
 
 PRIMARY_KEY: Final = """

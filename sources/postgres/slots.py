@@ -107,9 +107,13 @@ async def log_running_transactions(connections: Connections, log: Logger) -> Non
     if not connections.has_primary:
         return
     async with connections.open(primary=True) as primary:
-        while True:
-            await primary.execute(_LOG_RUNNING)
-            await asyncio.sleep(_LOG_AGAIN)
+        try:
+            while True:
+                await primary.execute(_LOG_RUNNING)
+                await asyncio.sleep(_LOG_AGAIN)
+        except psycopg.errors.InsufficientPrivilege:
+            grant = f"GRANT EXECUTE ON FUNCTION pg_log_standby_snapshot() TO {primary.info.user};"
+            log.warning("the role may not have it logged, so it may take a while", hint=f"as a superuser: {grant}")
 
 
 async def drop(connection: psycopg.AsyncConnection[Any], name: str) -> None:

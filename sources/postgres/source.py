@@ -18,7 +18,7 @@ from headrace.sources.postgres import connect, positions, publication
 from headrace.sources.postgres.assembly import Assembly
 from headrace.sources.postgres.backfill import Backfill
 from headrace.sources.postgres.catalogue import published
-from headrace.sources.postgres.connect import OLDEST, Connections
+from headrace.sources.postgres.connect import OLDEST, STANDBYS, Connections
 from headrace.sources.postgres.diagnosis import Diagnosis
 from headrace.sources.postgres.failures import explain, explained
 from headrace.sources.postgres.guard import Guard
@@ -200,6 +200,11 @@ class Postgres:
             raise Fatal(
                 f"the server's wal_level is {row.wal_level}",
                 hint="ALTER SYSTEM SET wal_level = 'logical'; and restart the server",
+            )
+        if row.standby and version < STANDBYS * 10_000:
+            raise Fatal(
+                f"the server is a standby: they can be captured from PostgreSQL {STANDBYS} on",
+                hint="`dsn` must lead to the primary",
             )
         return bool(row.standby)
 

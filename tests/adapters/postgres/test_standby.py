@@ -67,6 +67,17 @@ async def _from_a_standby(database: Database, follower: Server, tmp_path: Path, 
     return found.events
 
 
+def test_a_standby_that_cannot_decode(tmp_path: Path) -> None:
+    with pair(choice=-1) as (primary, follower), primary.database() as database:
+        if primary.version >= 16:
+            pytest.skip("needs a version before 16")
+        database.execute(*TABLE)
+        caught_up(primary, follower)
+        error = ends(database, tmp_path, dsn=on(follower, database))
+    assert isinstance(error, Fatal)
+    assert "lead to the primary" in error.hint
+
+
 def test_a_forked_timeline(tmp_path: Path) -> None:
     """The standby is promoted without what was captured last."""
     with pair(choice=-1) as (primary, follower), primary.database() as database:
