@@ -22,20 +22,12 @@ from headrace.progress import Progress
 from headrace.protocols import Capture, Context
 from headrace.sources.postgres.assembly import Assembly
 from headrace.sources.postgres.catalogue import Published, estimated, published
-from headrace.sources.postgres.chunks import (
-    MOST_AGAIN,
-    REQUEST,
-    ChunkReader,
-    Request,
-    Watcher,
-    again_prefix,
-    readable,
-    snapshot_of,
-)
+from headrace.sources.postgres.chunks import MOST_AGAIN, ChunkReader, Watcher, again_prefix, snapshot_of
 from headrace.sources.postgres.connect import Connections, rows
 from headrace.sources.postgres.failures import explain, explained
 from headrace.sources.postgres.lines import Names
 from headrace.sources.postgres.publication import extend
+from headrace.sources.postgres.request import REQUEST, Request, readable
 from headrace.sources.postgres.settings import PostgresSource
 from headrace.sources.postgres.snapshot import TableState, states
 from headrace.sources.postgres.types import Kind

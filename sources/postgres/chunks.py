@@ -16,7 +16,7 @@ from psycopg import sql
 from headrace.errors import Permanent
 from headrace.failpoints import reach
 from headrace.journal.block import Lines
-from headrace.progress import Progress, finished
+from headrace.progress import Progress
 from headrace.protocols import Clock, Write
 from headrace.sources.postgres.catalogue import Published, published
 from headrace.sources.postgres.connect import rows
@@ -24,11 +24,10 @@ from headrace.sources.postgres.decode import compiled_read
 from headrace.sources.postgres.lines import TYPE_PREFIX, Names, Row, frame, snapshot_tx
 from headrace.sources.postgres.relations import Relation
 from headrace.sources.postgres.replication import CopyOut
+from headrace.sources.postgres.request import Request
 from headrace.sources.postgres.settings import PostgresSource
-from headrace.sources.postgres.types import Kind
 from headrace.sources.postgres.window import WATERMARK, Joined, Visible, Window, key_of, row_values
 
-REQUEST: Final = b"backfill/"
 AGAIN: Final = b"backfill-again/"
 MOST_AGAIN: Final = 500  # keys read again at once
 _FIRST: Final = 200  # rows of the first chunk
@@ -36,36 +35,6 @@ _ROWS: Final = 10_000
 _BYTES: Final = 2 << 20  # of a chunk, about
 _PAUSE: Final = 0.2  # seconds before a chunk is read again
 _KIND: Final = "SELECT relkind::text AS kind FROM pg_class WHERE oid = %s"
-
-
-class Request(msgspec.Struct, frozen=True, array_like=True):
-    """A table to read. `after`: the key of the last row that was read; `finished`: only rows to read again are left."""
-
-    oid: int
-    name: str
-    run: str
-    after: list[bytes] | None = None
-    finished: bool = False
-
-    @property
-    def key(self) -> bytes:
-        """Of its row in the state."""
-        return REQUEST + b"%d" % self.oid
-
-    def write(self) -> Write:
-        return Write(self.key, msgspec.msgpack.encode(self))
-
-    def accepted(self) -> list[Write]:
-        """It is wanted, and shown as such."""
-        return [self.write(), Progress(0).write(self.name)]
-
-    def ended(self) -> list[Write]:
-        return [Write(self.key, None), finished(self.name)]
-
-
-def readable(relation: Relation) -> bool:
-    """Whether it has a key to read it by, which may be kept as progress."""
-    return bool(relation.key) and all(field.kind is not Kind.HASHED for field in relation.key)
 
 
 def again_prefix(oid: int) -> bytes:

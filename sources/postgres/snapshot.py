@@ -26,13 +26,13 @@ from headrace.journal.block import BLOCK_BYTES, Lines
 from headrace.progress import Progress, finished
 from headrace.protocols import Capture, Context, Logger, State, Write
 from headrace.sources.postgres.catalogue import Leaf, Published, estimated, leaves
-from headrace.sources.postgres.chunks import Request, readable
 from headrace.sources.postgres.connect import Connections, rows
 from headrace.sources.postgres.decode import Reads, compiled_read
 from headrace.sources.postgres.lines import TYPE_PREFIX, Names, Tx, snapshot_tx
 from headrace.sources.postgres.positions import KnownRelation
 from headrace.sources.postgres.relations import Relation
 from headrace.sources.postgres.replication import MESSAGES, CopyOut
+from headrace.sources.postgres.request import Request, readable
 from headrace.tasks import cause
 
 TABLE: Final = b"snapshot/"

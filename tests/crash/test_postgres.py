@@ -23,7 +23,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from headrace.sources.postgres.chunks import REQUEST
+from headrace.sources.postgres.request import REQUEST
 from tests.fixtures.killed import Daemon, until
 from tests.fixtures.postgres import Database, need_server, server
 from tests.fixtures.postgres_truth import HISTORY, TABLES, Rebuilt, Tables, history, tables
