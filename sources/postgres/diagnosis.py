@@ -35,6 +35,9 @@ ORDER BY slot_name
 _PUBLISHED: Final = "SELECT schemaname, tablename FROM pg_publication_tables WHERE pubname = ANY(%s)"
 _READABLE: Final = "SELECT has_table_privilege(%s, 'SELECT') AS may"
 SENDER_TIMEOUT: Final = 10_000  # milliseconds below which a busy journal could cost the connection
+# Before these, a table that is published while transactions write to it may lose changes for good: the server goes on
+# to decode with what it knew of the table before (release notes of May 2025).
+REPAIRED: Final = frozenset({140_018, 150_013, 160_009, 170_005})
 OURS: Final = "headrace_"  # what the names of slots begin with where the settings give none
 
 
@@ -68,6 +71,9 @@ class Diagnosis:
             return Finding("error", f"{shown}: {OLDEST} is the oldest version that is supported", "upgrade the server")
         if self._settings.failover and major < 17:
             return Finding("warning", f"{shown}: failover slots come with 17", "leave out `failover`")
+        if outdated(info.server_version):
+            what = f"{shown}: a table that is published while it is written to may lose changes in this release"
+            return Finding("warning", what, "install the last minor release")
         return Finding("ok", shown)
 
     # The server
@@ -198,6 +204,11 @@ class Diagnosis:
             return None
         remedy = f"GRANT SELECT ON {name} TO {admin.info.user};"
         return Finding("error", f"{name} cannot be read for the snapshot", remedy)
+
+
+def outdated(version: int) -> bool:
+    """Whether this release lacks a repair that logical replication needs; `version` as `server_version_num`."""
+    return any(version // 10_000 == repaired // 10_000 and version < repaired for repaired in REPAIRED)
 
 
 def _room(what: str, setting: str, used: int, most: int) -> Finding:

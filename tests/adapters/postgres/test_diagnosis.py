@@ -11,6 +11,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from headrace.protocols import Diagnoses, Finding
+from headrace.sources.postgres.diagnosis import outdated
 from headrace.testing import make_context
 from tests.adapters.postgres.kit import settings
 from tests.fixtures.postgres import Database, Servers, choices, need_server, server
@@ -41,6 +42,13 @@ def test_a_good_server(database: Database, tmp_path: Path) -> None:
     assert "is created by the first start" in the(found, "publication").what
     assert the(found, "tables captured: 1").level == "ok"
     assert not database.execute("SELECT FROM pg_replication_slots WHERE slot_name = current_database()")
+
+
+@pytest.mark.parametrize(
+    ("version", "is_outdated"), [(140_017, True), (140_018, False), (170_004, True), (180_000, False)]
+)
+def test_releases_that_lose_changes(version: int, is_outdated: bool) -> None:
+    assert outdated(version) == is_outdated
 
 
 def test_tables_without_identity(database: Database, tmp_path: Path) -> None:
