@@ -81,22 +81,21 @@ class Fire:
 
     def at(self, failpoint: str, times: int = 1, meanwhile: Callable[[], object] = bool) -> None:
         """One that dies, or whose child does, when it comes to the failpoint for the n-th time."""
-        daemon = Daemon(self._house, f"{failpoint}:{times}")
-        until(lambda: f"failpoint {failpoint}" in daemon.log or bool(meanwhile()), f"{failpoint} is reached")
-        daemon.kill()
+        with Daemon(self._house, f"{failpoint}:{times}") as daemon:
+            until(lambda: f"failpoint {failpoint}" in daemon.log or bool(meanwhile()), f"{failpoint} is reached")
+            daemon.kill()
         self.deaths += 1
 
     def at_random(self) -> None:
-        daemon = Daemon(self._house)
-        if self._chance.random() < 0.7:
-            until(lambda: daemon.says('"streaming"'), "it streams")
-        for mishap in self._chance.choices(
-            [self._child, self._cut, self._crash], [5, 2, 1], k=self._chance.randint(0, 3)
-        ):
+        with Daemon(self._house) as daemon:
+            if self._chance.random() < 0.7:
+                until(lambda: daemon.says('"streaming"'), "it streams")
+            mishaps, likely = [self._child, self._cut, self._crash], [5, 2, 1]
+            for mishap in self._chance.choices(mishaps, likely, k=self._chance.randint(0, 3)):
+                self._while_it_works()
+                mishap(daemon)
             self._while_it_works()
-            mishap(daemon)
-        self._while_it_works()
-        daemon.kill()
+            daemon.kill()
         self.deaths += 1
 
     def _while_it_works(self) -> None:

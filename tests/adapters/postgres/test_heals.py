@@ -48,9 +48,9 @@ def test_no_slot_left_then_a_server_that_is_gone_then_a_slot_in_use(tmp_path: Pa
         with closing(psycopg.connect(database.dsn, autocommit=True, replication="database")) as user:
             options = "(proto_version '1', publication_names 'ours')"
             user.execute(f"START_REPLICATION SLOT ours LOGICAL 0/0 {options}".encode())
-            daemon = Daemon(tmp_path)
-            until(lambda: daemon.says("another process uses the slot"), "it says that the slot is in use")
-        with daemon:
-            comes(tmp_path, database, 3)
+            with Daemon(tmp_path) as daemon:
+                until(lambda: daemon.says("another process uses the slot"), "it says that the slot is in use")
+                user.close()
+                comes(tmp_path, database, 3)
     ids = [event["id"] for event in events_of(tmp_path)]
     assert len(set(ids)) == len(ids) == 3
