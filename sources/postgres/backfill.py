@@ -27,6 +27,7 @@ from headrace.sources.postgres.connect import Connections, rows
 from headrace.sources.postgres.failures import explain, explained
 from headrace.sources.postgres.lines import Names
 from headrace.sources.postgres.publication import extend
+from headrace.sources.postgres.relations import Relation
 from headrace.sources.postgres.request import REQUEST, Request, readable
 from headrace.sources.postgres.settings import PostgresSource
 from headrace.sources.postgres.snapshot import TableState, states
@@ -147,31 +148,32 @@ class Backfill:
 
     async def _discover(self) -> None:
         """Tables that came later are published, and read as well, those that others published too."""
-        if self.possible:
-            await self._publish()
-        if self._settings.snapshot != "initial":
-            return
-        known = await states(self._out.state, self._settings.epoch)
-        async with self._connections.open() as connection:
+        async with self._connections.open(primary=self._standby and self.possible) as connection:
+            if self.possible:
+                await self._publish(connection)
+            if self._settings.snapshot != "initial":
+                return
             tables = await published(connection, self._settings, self._publications)
+        known = await states(self._out.state, self._settings.epoch)
         for table in tables:
-            relation, oid = table.relation, table.relation.message.oid
-            if oid in known:
-                continue
-            writes = [TableState(0, done=True).write(self._settings.epoch, oid)]
-            if readable(relation) and self.possible:
-                writes += Request(oid, relation.name, secrets.token_hex(4)).accepted()
-                self._context.log.info("new table will be read", table=relation.name)
-            else:
-                hint = "a new `epoch` reads all tables again"
-                self._context.log.warning(
-                    "the rows of a new table are not captured, only its changes", table=relation.name, hint=hint
-                )
-            await self._out.append([], writes)
+            if table.relation.message.oid not in known:
+                await self._note(table.relation)
 
-    async def _publish(self) -> None:
-        async with self._connections.open(primary=self._standby) as connection:
-            added, refused = await extend(connection, self._settings, self._publications)
+    async def _note(self, relation: Relation) -> None:
+        """A new table: it is read, where it can be."""
+        oid = relation.message.oid
+        writes = [TableState(0, done=True).write(self._settings.epoch, oid)]
+        if readable(relation) and self.possible:
+            writes += Request(oid, relation.name, secrets.token_hex(4)).accepted()
+            self._context.log.info("new table will be read", table=relation.name)
+        else:
+            hint = "a new `epoch` reads all tables again"
+            what = "the rows of a new table are not captured, only its changes"
+            self._context.log.warning(what, table=relation.name, hint=hint)
+        await self._out.append([], writes)
+
+    async def _publish(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        added, refused = await extend(connection, self._settings, self._publications)
         for table in added:
             self._context.log.info("new table is published", table=table)
         for table, hint in refused.items():

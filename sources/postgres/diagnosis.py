@@ -12,6 +12,7 @@ from headrace.errors import HeadraceError
 from headrace.protocols import Finding
 from headrace.sources.postgres import publication
 from headrace.sources.postgres.connect import OLDEST, Connections, identify, rows
+from headrace.sources.postgres.guard import threatens
 from headrace.sources.postgres.publication import INSERTS_ONLY, Candidate, candidates
 from headrace.sources.postgres.settings import PostgresSource
 
@@ -145,12 +146,15 @@ class Diagnosis:
             what = f"slot {slot.name} was invalidated ({slot.reason or 'its WAL is gone'}): changes are lost to it"
             begin = f"set `epoch = {self._settings.epoch + 1}` to begin anew"
             yield Finding("error", what, f"SELECT pg_drop_replication_slot('{slot.name}'); and {begin}")
-        elif slot.wal_status == "unreserved" or (slot.retained or 0) > self._settings.retained_warning:
+        elif slot.wal_status == "unreserved" or self._threatened(slot):
             what = f"slot {slot.name}, {use}, {_keeps(slot)}"
             left = "" if slot.safe is None else f"; it is lost after {_mib(max(slot.safe, 0))} more"
             yield Finding("warning", what + left, "start the daemon, or see in `headrace status` what it waits for")
         else:
             yield Finding("ok", f"slot {slot.name}, {use}, {_keeps(slot)}")
+
+    def _threatened(self, slot: Any) -> bool:
+        return threatens(slot.retained or 0, slot.safe, self._settings.retained_warning)
 
     def _is_orphan(self, slot: Any) -> bool:
         ours = slot.plugin == "pgoutput" and slot.name.startswith(OURS)

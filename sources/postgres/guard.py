@@ -35,7 +35,7 @@ class Guard:
             await asyncio.sleep(LOOK)
 
     def judge(self, slot: Slot) -> None:
-        if not self._threatens(slot):
+        if not threatens(slot.retained, slot.safe, self._warning):
             if self._told:
                 self._log.info("the slot keeps little WAL again", slot=slot.name, bytes=slot.retained)
             self._told = 0
@@ -44,9 +44,11 @@ class Guard:
             about = {"slot": slot.name, "bytes": slot.retained, "lost_after": slot.safe}
             self._log.warning("the slot keeps WAL on the server", **about, hint=self._why)
 
-    def _threatens(self, slot: Slot) -> bool:
-        most = None if slot.safe is None else slot.retained + max(slot.safe, 0)
-        return slot.retained > self._warning or (most is not None and slot.retained > NEAR * most)
+
+def threatens(retained: int, safe: int | None, warning: int) -> bool:
+    """Whether a slot that keeps so many bytes is one to warn of; it is lost after `safe` more, None: never."""
+    most = None if safe is None else retained + max(safe, 0)
+    return retained > warning or (most is not None and retained > NEAR * most)
 
 
 def _hint(slot: Slot) -> str:

@@ -12,6 +12,7 @@ from psycopg.conninfo import make_conninfo
 
 from headrace.protocols import Diagnoses, Finding
 from headrace.sources.postgres.diagnosis import outdated
+from headrace.sources.postgres.guard import threatens
 from headrace.testing import make_context
 from tests.adapters.postgres.kit import settings
 from tests.fixtures.postgres import Database, Servers, choices, need_server, server
@@ -49,6 +50,14 @@ def test_a_good_server(database: Database, tmp_path: Path) -> None:
 )
 def test_releases_that_lose_changes(version: int, is_outdated: bool) -> None:
     assert outdated(version) == is_outdated
+
+
+@pytest.mark.parametrize(
+    ("retained", "safe", "is_told"), [(9, None, False), (11, None, True), (4, 5, False), (5, 4, True), (4, -1, True)]
+)
+def test_when_a_slot_is_warned_of(retained: int, safe: int | None, is_told: bool) -> None:
+    """Beyond the 10 bytes of the settings, or once it keeps more than half of what it may."""
+    assert threatens(retained, safe, 10) == is_told
 
 
 def test_tables_without_identity(database: Database, tmp_path: Path) -> None:
