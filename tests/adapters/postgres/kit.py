@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,7 +14,7 @@ from headrace.event import Event
 from headrace.sources.postgres import PostgresSource
 from headrace.testing import MemoryCapture, RecordingLog, make_context
 from headrace.testing.leaks import cancelled, eventually
-from tests.fixtures.postgres import Database
+from tests.fixtures.postgres import Database, wait_for
 
 
 def settings(database: Database, **options: Any) -> PostgresSource:
@@ -35,6 +37,44 @@ async def running(
         finally:
             if not task.done():
                 await cancelled(task)
+
+
+class Stall:
+    """Commits that wait for a standby that is not there: the stream has them, other sessions do not see them."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._threads: list[threading.Thread] = []
+
+    def begin(self) -> None:
+        """From its return on all commits wait; the server notices the setting a moment after it was told."""
+        self._told("missing")
+        while not self._waiting():
+            self._start("SELECT pg_current_xact_id()")
+            time.sleep(0.02)
+
+    def commit(self, statement: str) -> None:
+        """Returns once its commit waits."""
+        before = self._waiting()
+        self._start(statement)
+        wait_for(lambda: self._waiting() > before)
+
+    def end(self) -> None:
+        """Returns once all of them are committed."""
+        self._told("")
+        for thread in self._threads:
+            thread.join()
+
+    def _told(self, name: str) -> None:
+        self._database.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{name}'", "SELECT pg_reload_conf()")
+
+    def _start(self, statement: str) -> None:
+        self._threads.append(threading.Thread(target=self._database.execute, args=(statement,)))
+        self._threads[-1].start()
+
+    def _waiting(self) -> int:
+        query = f"SELECT 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND datname = '{self._database.name}'"
+        return len(self._database.execute(query))
 
 
 async def until(capture: MemoryCapture, condition: Callable[[list[Event]], bool], what: str = "the events") -> None:

@@ -19,7 +19,7 @@ from headrace.protocols import Write
 from headrace.sources.postgres.source import Postgres
 from headrace.testing import MemoryCapture, RecordingLog, SimulatedCrash, make_context
 from headrace.testing.leaks import cancelled, eventually
-from tests.adapters.postgres.kit import settings, until
+from tests.adapters.postgres.kit import Stall, settings, until
 from tests.fixtures.postgres import Database, wait_for
 
 pytestmark = pytest.mark.postgres
@@ -166,25 +166,22 @@ def test_killed_again_and_again(database: Database, tmp_path: Path) -> None:
 def test_a_row_does_not_go_back_while_its_commit_waits_for_a_standby(database: Database, tmp_path: Path) -> None:
     """The stream has the change already; every other session still sees the old row."""
     database.execute(*TABLE, FILL.format(1, 10))
-    names = "ALTER SYSTEM SET synchronous_standby_names = '{}'"
 
     async def main() -> tuple[list[Event], list[Event]]:
-        found, log = MemoryCapture(), RecordingLog()
+        found, log, stall = MemoryCapture(), RecordingLog(), Stall(database)
         async with streaming(database, tmp_path, found, log) as source:
-            await asyncio.to_thread(database.execute, names.format("missing"), "SELECT pg_reload_conf()")
-            pending = threading.Thread(target=database.execute, args=("UPDATE t SET n = 7 WHERE a = 3",))
             try:
                 await source.backfill("public.t")
                 await eventually(lambda: told(log, "backfill done") == 1, "a backfill before it", 30)
-                pending.start()
+                await asyncio.to_thread(stall.begin)
+                await asyncio.to_thread(stall.commit, "UPDATE t SET n = 7 WHERE a = 3")
                 await until(found, lambda events: any(event.data["op"] == "update" for event in events))
                 assert truth(database)[3]["n"] == 0
                 await source.backfill("public.t")
                 await asyncio.to_thread(wait_for, lambda: told(log, "backfill") == 2)
                 during = list(found.events)
             finally:
-                await asyncio.to_thread(database.execute, names.format(""), "SELECT pg_reload_conf()")
-                pending.join()
+                await asyncio.to_thread(stall.end)
             await eventually(lambda: told(log, "backfill done") == 2, "the backfill", 30)
             await at_the_end(database, found)
         return during, found.events
@@ -217,25 +214,20 @@ RENAMED = f"{CHANGES}; UPDATE t SET a = -a WHERE a = 700"
 def test_a_commit_that_waits_while_chunks_are_read_wins(database: Database, tmp_path: Path, change: str) -> None:
     """It is delivered after the backfill began, and chunks after it do not see it."""
     database.execute(*TABLE, FILL.format(1, 1000))
-    names = "ALTER SYSTEM SET synchronous_standby_names = '{}'"
-    waits = f"SELECT 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND datname = '{database.name}'"
 
     async def main() -> list[Event]:
-        found, log = Gate(), RecordingLog()
+        found, log, stall = Gate(), RecordingLog(), Stall(database)
         async with streaming(database, tmp_path, found, log) as source:
-            pending = threading.Thread(target=database.execute, args=(change,))
             try:
                 await source.backfill("public.t")
                 await found.waiting.wait()
-                await asyncio.to_thread(database.execute, names.format("missing"), "SELECT pg_reload_conf()")
-                pending.start()
-                await asyncio.to_thread(wait_for, lambda: bool(database.execute(waits)))
+                await asyncio.to_thread(stall.begin)
+                await asyncio.to_thread(stall.commit, change)
                 found.open.set()
                 await until(found, lambda events: any(event.id.endswith("/public.t/1000") for event in events))
                 assert truth(database)[950]["n"] == 0
             finally:
-                await asyncio.to_thread(database.execute, names.format(""), "SELECT pg_reload_conf()")
-                pending.join()
+                await asyncio.to_thread(stall.end)
             await eventually(lambda: told(log, "backfill done") == 1, "the backfill", 30)
             await at_the_end(database, found)
         return found.events

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ import pytest
 from headrace.event import Event
 from headrace.testing import MemoryCapture, SimulatedCrash, make_context
 from headrace.testing.leaks import cancelled, eventually
-from tests.adapters.postgres.kit import capture, running, settings, until
+from tests.adapters.postgres.kit import Stall, capture, running, settings, until
 from tests.adapters.postgres.test_backfill import CHANGES, FILL, TABLE, Gate, assert_same, at_the_end, truth
 from tests.adapters.postgres.test_types import TRAPS, TYPES
 from tests.fixtures.postgres import Database, wait_for
@@ -108,25 +107,15 @@ async def _run(database: Database, tmp_path: Path, found: MemoryCapture) -> None
 def test_a_commit_that_waits_for_a_standby(database: Database, tmp_path: Path, before_the_slot: bool) -> None:
     """The WAL has it, other sessions do not see it: it is in the snapshot or in the stream all the same."""
     database.execute(*TABLE, FILL.format(1, 1000), f"CREATE PUBLICATION {database.name} FOR TABLE t")
-    waits = f"SELECT 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND datname = '{database.name}'"
-    names = "ALTER SYSTEM SET synchronous_standby_names = '{}'"
-    pending = threading.Thread(target=database.execute, args=(CHANGES,))
-
-    def stalled() -> None:
-        database.execute(names.format("missing"), "SELECT pg_reload_conf()")
-        pending.start()
-        wait_for(lambda: bool(database.execute(waits)))
-
-    def released() -> None:
-        database.execute(names.format(""), "SELECT pg_reload_conf()")
-        pending.join()
+    stall = Stall(database)
 
     async def main() -> list[Event]:
         found = Gate()
         given = settings(database, snapshot="initial").open(make_context(tmp_path))
         async with given as source, asyncio.TaskGroup() as group:
             if before_the_slot:
-                await asyncio.to_thread(stalled)
+                await asyncio.to_thread(stall.begin)
+                await asyncio.to_thread(stall.commit, CHANGES)
             task = group.create_task(source.run(found))
             try:
                 if before_the_slot:
@@ -135,12 +124,13 @@ def test_a_commit_that_waits_for_a_standby(database: Database, tmp_path: Path, b
                     found.open.set()
                 else:
                     await found.waiting.wait()
-                    await asyncio.to_thread(stalled)
+                    await asyncio.to_thread(stall.begin)
+                    await asyncio.to_thread(stall.commit, CHANGES)
                     found.open.set()
                     await until(found, lambda events: any(event.data["op"] == "update" for event in events))
                     assert truth(database)[950]["n"] == 0
             finally:
-                await asyncio.to_thread(released)
+                await asyncio.to_thread(stall.end)
             await at_the_end(database, found)
             await cancelled(task)
         return found.events
