@@ -55,9 +55,8 @@ class Stall:
 
     def commit(self, statement: str) -> None:
         """Returns once its commit waits."""
-        before = self._waiting()
         self._start(statement)
-        wait_for(lambda: self._waiting() > before)
+        wait_for(lambda: statement in self._waiting())
 
     def end(self) -> None:
         """Returns once all of them are committed."""
@@ -72,9 +71,9 @@ class Stall:
         self._threads.append(threading.Thread(target=self._database.execute, args=(statement,)))
         self._threads[-1].start()
 
-    def _waiting(self) -> int:
-        query = f"SELECT 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND datname = '{self._database.name}'"
-        return len(self._database.execute(query))
+    def _waiting(self) -> list[str]:
+        query = f"SELECT query FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND datname = '{self._database.name}'"
+        return [text for (text,) in self._database.execute(query)]
 
 
 async def until(capture: MemoryCapture, condition: Callable[[list[Event]], bool], what: str = "the events") -> None:
