@@ -74,7 +74,7 @@ class PythonHandler(ProcessHandlerSettings):
     async def _open(self, context: Context) -> AsyncIterator[Sink]:
         settings = self.worker_settings(context.name, context.directory)
         # Where `event.open()` asks for an object's address; scratch folders lie two levels below the data directory.
-        settings.environment["HEADRACE_CONTROL"] = str(context.scratch.absolute().parents[1] / "control.sock")
+        settings.environment["HEADRACE_LINKS"] = str(context.scratch.absolute().parents[1] / "links.sock")
         async with open_pool(starter(settings, context.log), self.limits(), context.log) as pool:
             yield FunctionSink(pool, context.source, self.together())
 

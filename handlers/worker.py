@@ -133,7 +133,7 @@ def _ask_daemon(path: str, body: dict[str, Any]) -> dict[str, Any]:
     from http.client import HTTPConnection
 
     connection = HTTPConnection("localhost", timeout=30)
-    connection.sock = _connected(os.environ["HEADRACE_CONTROL"])
+    connection.sock = _connected(os.environ["HEADRACE_LINKS"])
     try:
         connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
         response = connection.getresponse()
@@ -146,7 +146,7 @@ def _ask_daemon(path: str, body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _connected(path: str) -> socket.socket:
-    """The control socket; a path longer than an address may be is reached through its open folder (Linux)."""
+    """To the daemon; a path longer than an address may be is reached through its open folder (Linux)."""
     there = socket.socket(socket.AF_UNIX)
     folder = os.open(os.path.dirname(path), os.O_RDONLY)
     try:

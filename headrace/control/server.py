@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Final
 
 from aiohttp import web
@@ -25,7 +26,7 @@ from headrace.control import (
 from headrace.control.admin import guard
 from headrace.control.answers import DAEMON, RELOADER, errors
 from headrace.control.reloading import Reloader
-from headrace.control.socket import NAME, listen
+from headrace.control.socket import LINKS, NAME, listen
 from headrace.control.tail import ENDING
 from headrace.daemon import Daemon
 from headrace.errors import Fatal
@@ -39,7 +40,6 @@ _ALL: Final = (
     *consumers.ROUTES,
     *dead_letters.ROUTES,
     *journal.ROUTES,
-    *link.ROUTES,
     *moves.ROUTES,
     *pause.ROUTES,
     *reload.ROUTES,
@@ -49,24 +49,42 @@ _ALL: Final = (
 
 @asynccontextmanager
 async def answering(daemon: Daemon, reloader: Reloader) -> AsyncIterator[None]:
-    """Answer on the control socket, and on `[daemon] admin` where it is set. Raises `Fatal` where that cannot be."""
-    runner = await _runner(daemon, reloader)
-    path = daemon.config.data_dir / NAME
+    """Answer on both sockets, and on `[daemon] admin` where it is set. Raises `Fatal` where that cannot be."""
+    data_dir = daemon.config.data_dir
+    async with (
+        _at(data_dir, NAME, _commands(daemon, reloader)),
+        _at(data_dir, LINKS, _links(daemon)),
+        _admin(daemon),
+    ):
+        yield
+
+
+@asynccontextmanager
+async def _at(data_dir: Path, name: str, app: web.Application) -> AsyncIterator[None]:
+    """Answer on a socket, and remove it."""
+    runner = await _set_up(app)
     try:
-        await web.SockSite(runner, listen(daemon.config.data_dir)).start()
-        async with _admin(daemon):
-            yield
+        await web.SockSite(runner, listen(data_dir, name)).start()
+        yield
     finally:
         await runner.cleanup()
-        path.unlink(missing_ok=True)
+        (data_dir / name).unlink(missing_ok=True)
 
 
-async def _runner(daemon: Daemon, reloader: Reloader) -> web.AppRunner:
+def _commands(daemon: Daemon, reloader: Reloader) -> web.Application:
     app = web.Application(middlewares=[errors])
     app[DAEMON], app[RELOADER], app[ENDING] = daemon, reloader, asyncio.Event()
     app.add_routes(_ALL)
     app.on_shutdown.append(_end_streams)
-    return await _set_up(app)
+    return app
+
+
+def _links(daemon: Daemon) -> web.Application:
+    """What the user's code may ask for, and nothing else."""
+    app = web.Application(middlewares=[errors])
+    app[DAEMON] = daemon
+    app.add_routes(link.ROUTES)
+    return app
 
 
 async def _end_streams(app: web.Application) -> None:

@@ -1,4 +1,7 @@
-"""The control socket, `DATA_DIR/control.sock`: reached by whoever may enter the data directory, the daemon's user."""
+"""The daemon's sockets in `DATA_DIR`: reached by whoever may enter it, the daemon's user.
+
+`control.sock` takes every command; `links.sock` only gives addresses of objects, and is all that workers are told of.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,17 @@ from typing import Final
 from headrace.errors import Fatal
 
 NAME: Final = "control.sock"
+LINKS: Final = "links.sock"
 LONGEST: Final = 103  # bytes of a socket's path on macOS; Linux takes 107
 BACKLOG: Final = 64
 
 
-def listen(data_dir: Path) -> socket.socket:
+def listen(data_dir: Path, name: str = NAME) -> socket.socket:
     """A listening socket with mode 0600. The directory must be claimed: what is left of a killed daemon is replaced.
 
     Raises `Fatal`.
     """
-    path = data_dir / NAME
+    path = data_dir / name
     server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | _CLOEXEC)
     try:
         path.unlink(missing_ok=True)

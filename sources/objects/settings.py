@@ -92,10 +92,16 @@ class ObjectSettings(SourceSettings):
         return 3600.0 if self.relist is None else self.relist
 
     async def link(self, context: Context, data: Mapping[str, Any], seconds: int) -> Mapping[str, str]:
-        """An address that reads the object of an event, for `event.open()`: that version, where it has one."""
+        """An address that reads the object of an event, for `event.open()`: that version, where it has one.
+
+        Only of what the source follows: code that may ask for it shall not reach everything that the keys reach.
+        """
         place = Place(str(data.get("bucket", "")), str(data.get("key", "")), str(data.get("versionId", "")))
         if not place.bucket or not place.key:
             raise Permanent("the event names no object")
+        if not self.scope.shows(place):
+            hint = "`event.open()` reads what `bucket`, `prefix` and `suffix` of the source show"
+            raise Permanent(f"{place.bucket}/{place.key} is not followed by this source", hint=hint)
         # In a loop of its own: loading an SDK and its models would hold up the daemon's.
         url = await asyncio.to_thread(lambda: asyncio.run(self._link(context, place, seconds)))
         authorities = {"ca_file": str(context.directory / self.ca_file)} if self.ca_file else {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from headrace.handlers.worker import _ask_daemon
 from tests.fixtures.s3 import S3Server, server, until
 
 pytestmark = pytest.mark.s3
@@ -76,6 +78,32 @@ def test_a_function_reads_the_version_that_the_event_is_about(tmp_path: Path, ki
     lines = log.read_text().splitlines()
     assert sorted(line.split()[0] for line in lines) == ["b'first'", "b'second'"]
     assert found.secret_key not in log.read_text()
+
+
+def test_code_that_may_ask_for_addresses_may_ask_for_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a worker is told of gives addresses, of what the source follows, and takes no command."""
+    found = server()
+    bucket, other = found.bucket(), found.bucket()
+    text = SETTINGS.format(
+        kind="minio", endpoint=found.endpoint, bucket=bucket, access_key=found.access_key, secret_key=found.secret_key
+    )
+    (tmp_path / "headrace.toml").write_text(text)
+    (tmp_path / "read.py").write_text(HANDLER)
+    socket = tmp_path / "headrace-data" / "links.sock"
+    monkeypatch.setenv("HEADRACE_LINKS", str(socket))
+    event = {"source": "headrace:uploads", "data": {"bucket": bucket, "key": "a"}}
+    with daemon(tmp_path):
+        until(lambda: "compared with the buckets" in (tmp_path / "daemon.log").read_text(), "it runs")
+        assert stat.S_IMODE(socket.stat().st_mode) == 0o600
+        assert _ask_daemon("/link", event)["url"].startswith(f"{found.endpoint}/{bucket}/a?")
+        with pytest.raises(OSError, match="is not followed by this source"):
+            _ask_daemon("/link", event | {"data": {"bucket": other, "key": "a"}})
+        for command in ("/pause", "/reload", "/seek"):
+            with pytest.raises(OSError, match=f"{command}: Not Found"):
+                _ask_daemon(command, {"name": "read"})
+    assert not socket.exists()
 
 
 def test_the_thumbnails_example(tmp_path: Path) -> None:

@@ -261,7 +261,7 @@ def test_environment_is_scrubbed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     seen = verdict.events[0][1].data["env"]
     assert (seen["NAMED"], seen["LC_TIME"], seen["API_KEY"]) == ("value of NAMED", "value of LC_TIME", "hunter2")
     assert "PGPASSWORD" not in seen
-    allowed = {"PATH", "HOME", "LANG", "TZ", "TMPDIR", "NAMED", "API_KEY", "HEADRACE_CONTROL"}
+    allowed = {"PATH", "HOME", "LANG", "TZ", "TMPDIR", "NAMED", "API_KEY", "HEADRACE_LINKS"}
     assert {name for name in seen if not name.startswith("LC_")} <= allowed
     assert "hunter2" not in repr(settings)
 
