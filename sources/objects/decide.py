@@ -61,7 +61,8 @@ def judge(hint: Hint, row: Entry | None, *, doubtful: bool) -> Verdict:
     if not _understood(hint.name):
         return Verdict.IGNORE if hint.name == NOTHING and row is None else Verdict.LOOK
     if hint.entry is None and row is None:
-        return Verdict.IGNORE
+        # MinIO tells of the delete marker that lifecycle expiry made as of a removal, with the marker's id.
+        return Verdict.LOOK if hint.ordered and hint.place.version else Verdict.IGNORE
     if doubtful or _backwards(hint, row):
         return Verdict.LOOK
     return Verdict.APPLY

@@ -14,6 +14,11 @@ _BUSY = frozenset({"SlowDown", "ServiceUnavailable", "InternalError", "RequestTi
 _DENIED = frozenset({"AccessDenied", "AllAccessDisabled", "403"})
 _KEYS = frozenset({"InvalidAccessKeyId", "InvalidToken", "ExpiredToken", "InvalidClientTokenId", "AuthFailure"})
 _REGION = frozenset({"AuthorizationHeaderMalformed", "PermanentRedirect", "IllegalLocationConstraintException"})
+_UNTRUSTED = "set `ca_file` to the authority that signed the server's certificate"
+_RENEW = "renew the server's certificate, or correct this machine's clock"
+_NAME = "write the host of `endpoint` as the certificate does"
+# By OpenSSL's X509_V_ERR_…: not yet valid, expired, of another host name, of another address.
+_CERTIFICATE = {9: _RENEW, 10: _RENEW, 62: _NAME, 64: _NAME}
 
 
 class BucketMissing(Transient):
@@ -83,7 +88,7 @@ def unreachable(endpoint: str, error: BaseException) -> Transient:
     every = [*causes(error)]
     for cause in every:
         if isinstance(cause, ssl.SSLCertVerificationError) and hasattr(cause, "verify_message"):
-            hint = "set `ca_file` to the authority that signed the server's certificate"
+            hint = _CERTIFICATE.get(cause.verify_code, _UNTRUSTED)
             return Transient(f"the certificate of {endpoint} is not trusted: {cause.verify_message}", hint=hint)
     for cause in every:
         if isinstance(cause, ssl.SSLError) or "SSL" in type(cause).__name__:

@@ -13,7 +13,7 @@ from headrace.protocols import Logger
 from headrace.sources.objects.errors import BucketMissing
 from headrace.sources.objects.hints import Hints
 from headrace.sources.objects.keeper import Keeper
-from headrace.sources.objects.reconcile import Reconcile
+from headrace.sources.objects.reconcile import Reconcile, note_compared
 from headrace.sources.objects.scope import Scope
 from headrace.sources.objects.store import Store
 
@@ -52,6 +52,7 @@ class Follower:
         self._took = 0.0  # seconds the last one took
         self._done: list[Callable[[], None]] = []
         self._missing: list[str] = []
+        self._look_due = 0.0  # when the missing buckets are looked for
         self._overflows = 0
         self._found = False
 
@@ -105,6 +106,7 @@ class Follower:
 
     async def _compare(self) -> bool:
         if self._reconcile is None:
+            await self._look_for_missing()
             if monotonic() < self._due or not self._hints.connected:
                 return False
             self._due = monotonic() + self._interval()
@@ -140,31 +142,49 @@ class Follower:
         self._tell_missing(missing)
         self._found = True
         if not found and not self._scope.discovers:
+            note_compared(self._inventory, self._scope)  # what is put into it, once it is made, is new
+            await self._inventory.settle()
             raise BucketMissing(missing[0])
         return found
 
     async def _has_versions(self, bucket: str) -> bool:
-        if self._versions is None:  # once switched on, versioning can only be suspended
-            return self._keeper.versioned.get(bucket) or await self._store.versioned(bucket)
+        """Raises `BucketMissing`."""
+        known = self._keeper.versioned.get(bucket) if self._versions is None else self._versions
+        if self._versions is None and not known:  # once switched on, versioning can only be suspended
+            return await self._store.versioned(bucket)
         if not await self._store.exists(bucket):
             raise BucketMissing(bucket)
-        return self._versions
+        return bool(known)
 
     def _tell_missing(self, missing: list[str]) -> None:
         if missing and missing != self._missing:
             self._log.warning("there is no such bucket; it is waited for", buckets=missing)
         self._missing = missing
+        self._look_due = monotonic() + ABSENT
+
+    async def _look_for_missing(self) -> None:
+        """One that appeared brings the next comparison; until then the others are not listed again because of it."""
+        if not self._missing or monotonic() < self._look_due:
+            return
+        self._look_due = monotonic() + ABSENT
+        for bucket in self._missing:
+            if await self._store.exists(bucket):
+                self._due = min(self._due, monotonic())
 
     def _end(self, ended: Reconcile) -> None:
         self._reconcile = None
         self._took = monotonic() - self._began
-        if ended.missing or self._missing:
-            self._due = min(self._due, monotonic() + ABSENT)
+        if ended.missing:  # gone meanwhile: the next comparison tells
+            self._due = min(self._due, monotonic() + max(self._took, 1.0))
 
     def _next_time(self) -> float:
-        times = [self._due] if self._hints.connected else []
         look = self._keeper.next_look()
-        return min([*times, *([] if look is None else [look])], default=monotonic() + 60)
+        times = [
+            *([self._due] if self._hints.connected else []),
+            *([self._look_due] if self._missing else []),
+            *([look] if look is not None else []),
+        ]
+        return min(times, default=monotonic() + 60)
 
 
 async def _wait(wake: asyncio.Event, until: float) -> None:

@@ -49,6 +49,11 @@ class Hints:
         self._awaited.discard(stream)
         self.want_listing()
 
+    def absent(self, stream: object) -> None:
+        """There is nothing that the stream could tell of."""
+        self._awaited.discard(stream)
+        self.woken.set()
+
     def want_listing(self) -> None:
         self._listing = True
         self.woken.set()

@@ -105,8 +105,8 @@ class Keeper:
         return hint._replace(place=place, entry=None, name=name)
 
     def _doubtful(self, hint: Hint, key: bytes, row: Entry | None) -> bool:
-        if hint.ordered:
-            return False
+        if hint.ordered:  # a version comes once; that it is gone may have been told, or seen, before that it came
+            return bool(hint.place.version) and row is None and key in self._recent
         late = self._clock.time() - hint.time / 1000 > FRESH
         return late or (row is None and key in self._recent)
 
@@ -115,15 +115,24 @@ class Keeper:
         if hint.place.version and hint.entry is not None and key not in self._recent:
             return  # a version is written once
         now = monotonic()
-        before = self._recent.pop(key, None)
-        self._recent[key] = now
-        if len(self._recent) > RECENT:
-            self._recent.popitem(last=False)
+        before = self._recall(key)
         if before is not None and now - before < RACE:
             self._doubts[key] = now + QUIET
             if len(self._doubts) > DOUBTS:
                 self._doubts.clear()
                 self.want_listing = True
+
+    def _recall(self, key: bytes) -> float | None:
+        """Remember this object as recent; when it was before (monotonic seconds)."""
+        before = self._recent.pop(key, None)
+        self._recent[key] = monotonic()
+        if len(self._recent) > RECENT:
+            self._recent.popitem(last=False)
+        return before
+
+    def now(self) -> int:
+        """Milliseconds since 1970."""
+        return int(self._clock.time() * 1000)
 
     async def _hinted(self, step: Step, hint: Hint) -> Event:
         return self._event(step, hint, await self._metadata_of(step, hint.metadata))
@@ -185,9 +194,13 @@ class Keeper:
                 await self._apply((), [_write(step, step.place.row)], live=live)
                 continue
             metadata = await self._metadata_of(step, None)
-            dated = step.name == "created" or step.value is not None
-            time = step.entry.time if dated else int(self._clock.time() * 1000)
-            event = self._events.event(step, self.inventory.number(), time=time, recovered=True, metadata=metadata)
+            time = step.entry.time if step.value is not None else 0
+            if step.value is None and step.place.version:
+                self._recall(step.place.row)
+            # A deletion, or a delete marker that was looked at, has no time of its own.
+            event = self._events.event(
+                step, self.inventory.number(), time=time or self.now(), recovered=True, metadata=metadata
+            )
             await self._apply([event], [_write(step, step.place.row)], live=live)
 
     async def _metadata_of(self, step: Step, told: Mapping[str, str] | None) -> Mapping[str, str] | None:

@@ -11,14 +11,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Final
-from urllib.parse import urlencode, urlsplit, urlunsplit
-from xml.etree import ElementTree as ET
 
 import aiohttp
-from minio.credentials.providers import Provider
-from minio.helpers import sha256_hash
-from minio.signer import sign_v4_s3
-from minio.time import to_amz_date, utcnow
 from yarl import URL
 
 from headrace.errors import HeadraceError, Transient
@@ -27,6 +21,7 @@ from headrace.sources.objects.errors import BucketMissing, cannot_listen, not_s3
 from headrace.sources.objects.hints import Hints
 from headrace.sources.objects.lines import LineReader
 from headrace.sources.objects.records import Hint, Record, hint_of, parse
+from headrace.sources.objects.request import Server, refusal
 
 PING: Final = 1  # seconds between keepalives; the server's answer begins with the first
 SILENCE: Final = 10.0  # seconds without a keepalive, after which the connection counts as dead
@@ -40,24 +35,24 @@ BUCKETS: Final = ("s3:BucketCreated:*",)
 
 
 class Connection:
-    """How to reach the server: its address, keys, TLS."""
+    """How to listen to a server."""
 
-    def __init__(self, endpoint: str, region: str, credentials: Provider | None, tls: ssl.SSLContext | None) -> None:
-        self.endpoint = endpoint
-        self._region = region
-        self._credentials = credentials
+    def __init__(self, server: Server, tls: ssl.SSLContext | None) -> None:
+        self.endpoint = server.endpoint
+        self._server = server
         self._tls = tls
 
     @asynccontextmanager
     async def get(self, bucket: str, query: Sequence[tuple[str, str]]) -> AsyncIterator[aiohttp.ClientResponse]:
         """The answer to a signed request. Raises `Transient` or `Fatal` where it is no success."""
-        url = urlunsplit((*urlsplit(f"{self.endpoint}/{bucket}")[:3], _encoded(query), ""))
+        url = self._server.url(bucket, query)
+        headers = self._server.headers(url)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=SILENCE, sock_read=None)
         connector = aiohttp.TCPConnector(ssl=self._tls if self._tls is not None else True, force_close=True)
         try:
             async with (
                 aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False) as session,
-                session.get(URL(url, encoded=True), headers=self._signed(url), allow_redirects=False) as response,
+                session.get(URL(url, encoded=True), headers=headers, allow_redirects=False) as response,
             ):
                 if response.status != 200:
                     raise self._error(response.status, await response.text(errors="replace"), bucket)
@@ -67,68 +62,21 @@ class Connection:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise unreachable(self.endpoint, error) from error
 
-    def _signed(self, url: str) -> dict[str, str]:
-        date, parts = utcnow(), urlsplit(url)
-        headers = {"Host": parts.netloc, "x-amz-date": to_amz_date(date), "x-amz-content-sha256": sha256_hash(None)}
-        # MinIO compresses for whoever takes it, and then holds keepalives and events back in its buffer (tried).
-        headers["Accept-Encoding"] = "identity"
-        credentials = self._credentials.retrieve() if self._credentials else None
-        if credentials is None:
-            return headers
-        if credentials.session_token:
-            headers["X-Amz-Security-Token"] = credentials.session_token
-        signed = sign_v4_s3(
-            method="GET",
-            url=parts,
-            region=self._region,
-            headers=dict(headers),
-            credentials=credentials,
-            content_sha256=headers["x-amz-content-sha256"],
-            date=date,
-        )
-        return {name: str(value) for name, value in signed.items()}
-
     def _error(self, status: int, body: str, bucket: str) -> HeadraceError:
-        code, message = _code(body)
+        code, message = refusal(body)
         if code in {"NotImplemented", "MethodNotAllowed", "InvalidArgument"} or (status in {400, 501} and not code):
             return cannot_listen(self.endpoint)
         what = "s3:ListenBucketNotification" if bucket else "s3:ListenNotification"
         return refused(code or str(status), message, what=what, endpoint=self.endpoint, bucket=bucket)
 
 
-def _encoded(query: Sequence[tuple[str, str]]) -> str:
-    # As it is signed: sorted, a space as %20.
-    return urlencode(sorted(query)).replace("+", "%20")
-
-
-def _code(body: str) -> tuple[str, str]:
-    try:
-        root = ET.fromstring(body)  # noqa: S314 -- expat of today refuses entity bombs, and the body is bounded
-    except ET.ParseError:
-        return "", body[:100]
-    return root.findtext("{*}Code") or "", root.findtext("{*}Message") or ""
-
-
 class Listener:
-    """One stream of one bucket, or of all of the server (`bucket` empty).
+    """One stream of one bucket, or of all of the server (`bucket` empty). A bucket that is missing is waited for."""
 
-    `alone`: without this bucket there is nothing to do; otherwise one that is missing is waited for.
-    """
-
-    def __init__(
-        self,
-        connection: Connection,
-        bucket: str,
-        log: Logger,
-        *,
-        prefix: str = "",
-        suffix: str = "",
-        alone: bool = True,
-    ) -> None:
+    def __init__(self, connection: Connection, bucket: str, log: Logger, *, prefix: str = "", suffix: str = "") -> None:
         self._connection = connection
         self._bucket = bucket
         self._log = log
-        self._alone = alone
         events = EVENTS if bucket else (*EVENTS, *BUCKETS)
         self._query = [("events", it) for it in events] + [("ping", str(PING)), ("prefix", prefix), ("suffix", suffix)]
 
@@ -141,18 +89,16 @@ class Listener:
             hints.expect(self)
             began = monotonic()
             try:
-                await self._listen(hints)
+                await self.listen(hints)
             except BucketMissing:
-                if self._alone:
-                    raise
-                hints.arrived(self)
+                hints.absent(self)
                 await asyncio.sleep(AGAIN)
             except Transient as error:
                 if monotonic() - began < SHORT:
                     raise
                 self._log.info("the listen stream broke; connecting again", bucket=self._bucket, reason=error.message)
 
-    async def _listen(self, hints: Hints) -> None:
+    async def listen(self, hints: Hints) -> None:
         """Until the stream ends, which is an error whatever its reason."""
         reader = LineReader()
         timer = asyncio.get_running_loop().call_later(HEADERS, self._held_back, hints)

@@ -17,6 +17,7 @@ from headrace.sources.objects.doctor import Doctor, Probe, common_probes
 from headrace.sources.objects.hints import Hints
 from headrace.sources.objects.listen import HEADERS, HELD_BACK, Connection, Listener, Listeners
 from headrace.sources.objects.minio_store import MinioStore
+from headrace.sources.objects.request import Server
 from headrace.sources.objects.scope import Scope
 from headrace.sources.objects.settings import ObjectSettings
 from headrace.sources.objects.source import Objects
@@ -28,10 +29,9 @@ PROBING = HEADERS + 1  # seconds within which a listen stream must begin
 async def open_minio(settings: ObjectSettings, context: Context, endpoint: str, region: str) -> AsyncIterator[Objects]:
     """The source, and its connections until it is closed."""
     tls = tls_context(settings, context.directory)
-    credentials = provider(settings)
-    connection = Connection(endpoint, region, credentials, tls)
-    store = MinioStore(endpoint, region, credentials, tls)
-    listeners = listeners_of(settings.scope, connection, context)
+    server = Server(endpoint, region, provider(settings))
+    store = MinioStore(server, tls)
+    listeners = listeners_of(settings.scope, Connection(server, tls), context)
     doctor = Doctor(partial(_probes, settings.scope, store, listeners))
     try:
         yield Objects(settings, context, store, Listeners(listeners), doctor)
@@ -61,9 +61,8 @@ def listeners_of(scope: Scope, connection: Connection, context: Context) -> list
     """The server filters only where there is one prefix and one suffix; what is more is left out here."""
     prefix = scope.prefixes[0] if len(scope.prefixes) == 1 else ""
     suffix = scope.suffixes[0] if len(scope.suffixes) == 1 else ""
-    alone = len(scope.named) == 1 and not scope.discovers
     names = [""] if scope.discovers else scope.named
-    return [Listener(connection, it, context.log, prefix=prefix, suffix=suffix, alone=alone) for it in names]
+    return [Listener(connection, it, context.log, prefix=prefix, suffix=suffix) for it in names]
 
 
 async def _probes(scope: Scope, store: MinioStore, listeners: Sequence[Listener]) -> list[Probe]:
@@ -75,7 +74,7 @@ def _listens(listener: Listener) -> Callable[[], Awaitable[None]]:
     async def probe() -> None:
         hints = Hints()
         async with asyncio.TaskGroup() as group:
-            task = group.create_task(listener.run(hints), name="probe")
+            task = group.create_task(listener.listen(hints), name="probe")
             with suppress(TimeoutError):
                 async with asyncio.timeout(PROBING):
                     await hints.woken.wait()

@@ -11,27 +11,17 @@ from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from minio import Minio
-from minio.credentials.providers import Provider
-from minio.datatypes import Object
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 from urllib3 import PoolManager, Retry, Timeout
 from urllib3.exceptions import HTTPError
 
 from headrace.inventory import Found
-from headrace.sources.objects.entry import (
-    MARKER,
-    NULL,
-    SECOND,
-    Entry,
-    Place,
-    listed,
-    listed_marker,
-    milliseconds,
-    version_text,
-)
+from headrace.sources.objects.entry import MARKER, NULL, SECOND, Entry, Place, milliseconds
 from headrace.sources.objects.errors import not_s3, refused, unreachable
+from headrace.sources.objects.listing import Page, page_of, query_of
+from headrace.sources.objects.request import Server, refusal
 from headrace.sources.objects.scope import Scope
-from headrace.sources.objects.store import by_version, paged, sorted_within
+from headrace.sources.objects.store import whole_keys
 from headrace.threads import finish
 
 CONNECT: Final = 5.0  # seconds
@@ -45,16 +35,21 @@ READ_OBJECT, READ_VERSIONING = "s3:GetObject", "s3:GetBucketVersioning"
 class MinioStore:
     """Close it, and its connections are closed."""
 
-    def __init__(self, endpoint: str, region: str, credentials: Provider | None, tls: ssl.SSLContext | None) -> None:
-        url = urlsplit(endpoint)
+    def __init__(self, server: Server, tls: ssl.SSLContext | None) -> None:
+        url = urlsplit(server.endpoint)
         retries = Retry(total=2, backoff_factor=0.1, status_forcelist=[500, 502, 503, 504])
         self._pool = PoolManager(
             timeout=Timeout(connect=CONNECT, read=READ), retries=retries, maxsize=10, ssl_context=tls
         )
         self._client = Minio(
-            url.netloc, secure=url.scheme == "https", region=region, http_client=self._pool, credentials=credentials
+            url.netloc,
+            secure=url.scheme == "https",
+            region=server.region,
+            http_client=self._pool,
+            credentials=server.credentials,
         )
-        self._endpoint = endpoint
+        self._server = server
+        self._endpoint = server.endpoint
 
     def close(self) -> None:
         self._pool.clear()
@@ -84,20 +79,29 @@ class MinioStore:
             await finish_future(ahead)
 
     def _rows(self, bucket: str, scope: Scope, *, versions: bool) -> Iterator[list[Found]]:
-        with self._explained(LIST_VERSIONS if versions else LIST, bucket):
-            yield from paged(self._versions(bucket, scope) if versions else self._current(bucket, scope))
-
-    def _current(self, bucket: str, scope: Scope) -> Iterator[Found]:
         for prefix in scope.prefixes:
-            for it in self._client.list_objects(bucket, prefix=prefix, recursive=True):
-                if scope.shows_key(key := it.object_name or ""):
-                    yield Place(bucket, key).row, listed(it.last_modified, it.size, it.etag)
+            pages = self._listing(bucket, prefix, versions=versions)
+            for page in whole_keys(pages) if versions else pages:
+                if rows := [row for key, row in page if scope.shows_key(key)]:
+                    yield rows
 
-    def _versions(self, bucket: str, scope: Scope) -> Iterator[Found]:
-        for prefix in scope.prefixes:
-            found = self._client.list_objects(bucket, prefix=prefix, recursive=True, include_version=True)
-            named = (((it.object_name or "").encode(), it) for it in found if scope.shows_key(it.object_name or ""))
-            yield from by_version((key, version_row(bucket, it)) for key, it in sorted_within(named))
+    def _listing(self, bucket: str, prefix: str, *, versions: bool) -> Iterator[Sequence[tuple[str, Found]]]:
+        page = Page((), [])
+        while True:
+            query = query_of(prefix, page.following, versions=versions)
+            with self._explained(LIST_VERSIONS if versions else LIST, bucket):
+                page = page_of(self._get(bucket, query, LIST_VERSIONS if versions else LIST), bucket)
+            yield page.entries
+            if not page.following:
+                return
+
+    def _get(self, bucket: str, query: Sequence[tuple[str, str]], what: str) -> bytes:
+        url = self._server.url(bucket, query)
+        answer = self._pool.request("GET", url, headers=self._server.headers(url), redirect=False)
+        if answer.status != 200:
+            code, message = refusal(answer.data)
+            raise refused(code or str(answer.status), message, what=what, endpoint=self._endpoint, bucket=bucket)
+        return answer.data
 
     async def look(self, place: Place, *, versions: bool) -> Entry | None:
         return await finish(self._look, place, place.version or (NULL if versions else None))
@@ -156,13 +160,6 @@ class _Hidden(Exception):
     def __init__(self, code: str) -> None:
         super().__init__(code)
         self.code = code
-
-
-def version_row(bucket: str, it: Object) -> Found:
-    """The row of an entry in a listing of versions."""
-    place = Place(bucket, it.object_name or "", version_text(it.version_id))
-    value = listed_marker(it.last_modified) if it.is_delete_marker else listed(it.last_modified, it.size, it.etag)
-    return place.row, value
 
 
 async def finish_future(future: asyncio.Future[Any]) -> None:

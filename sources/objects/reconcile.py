@@ -7,7 +7,7 @@ from contextlib import aclosing
 from time import monotonic
 
 from headrace.failpoints import reach
-from headrace.inventory import PAGE, Difference, Found, compare
+from headrace.inventory import PAGE, Difference, Found, Inventory, compare
 from headrace.protocols import Logger, Write
 from headrace.sources.objects.decide import Step, seen
 from headrace.sources.objects.entry import MISSED, ROWS, Entry, Place, below
@@ -15,6 +15,14 @@ from headrace.sources.objects.errors import BucketMissing
 from headrace.sources.objects.keeper import Keeper
 from headrace.sources.objects.scope import Scope
 from headrace.sources.objects.store import Store
+
+
+def note_compared(inventory: Inventory, scope: Scope) -> None:
+    """All that the scope shows is known: what is met from now on is new. It counts with the next append."""
+    meta = inventory.meta
+    if not meta.listed or meta.notes.get("scope") != scope.note:
+        meta.listed, meta.marker, meta.notes["scope"] = True, b"", scope.note
+        inventory.meta_changed()
 
 
 class Reconcile:
@@ -38,11 +46,27 @@ class Reconcile:
         self._silent = silent
         self._first = not meta.listed
         self._marker = meta.marker
+        self._since = self._asked()
         self._parts = self._run()
         self._began = monotonic()
         self._last_change = meta.changes
         self.missing: list[str] = []
         keeper.touched.begin()
+
+    def _asked(self) -> int:
+        """When what the settings show was first asked for, in ms since 1970: what was written later is new.
+
+        By the clock of this machine. Where the server's is behind, what was written in its first seconds, and met by a
+        listing before its notification or after a crash, counts as old.
+        """
+        meta = self._inventory.meta
+        scope, since = meta.notes.get("since", (None, 0))
+        if scope == self._scope.note:
+            return int(since)
+        now = self._keeper.now()
+        meta.notes["since"] = (self._scope.note, now)
+        self._inventory.meta_changed()
+        return now
 
     async def step(self) -> bool:
         try:
@@ -55,6 +79,7 @@ class Reconcile:
         await self._parts.aclose()
 
     async def _run(self) -> AsyncGenerator[None]:
+        await self._inventory.flush()
         for bucket in self._buckets:
             try:
                 async with aclosing(self._bucket(bucket)) as parts:
@@ -65,13 +90,10 @@ class Reconcile:
         async for _ in self._sweep():
             yield
         self._keeper.touched.end()
-        meta = self._inventory.meta
-        if self._first or meta.notes.get("scope") != self._scope.note:
-            meta.listed, meta.marker, meta.notes["scope"] = True, b"", self._scope.note
-            self._inventory.meta_changed()
+        note_compared(self._inventory, self._scope)
         await self._inventory.settle()
         reach("objects.compared")
-        changes = meta.changes - self._last_change
+        changes = self._inventory.meta.changes - self._last_change
         seconds = round(monotonic() - self._began, 3)
         self._log.info("compared with the buckets", seconds=seconds, changes=changes)
 
@@ -103,9 +125,10 @@ class Reconcile:
         steps: list[Step] = []
         for key, value in listed.items():
             place = Place.of(key)
-            if self._adopts(place, key, rows.get(key)):
+            row, now = rows.get(key), Entry.unpack(value)
+            if self._adopts(place, key, row, now):
                 kept.append(Write(key, value))
-            elif step := seen(place, rows.get(key), Entry.unpack(value)):
+            elif step := seen(place, row, now):
                 steps.append(step)
         if kept and self._first:
             self._inventory.meta.marker = max(self._inventory.meta.marker, kept[-1].key)
@@ -115,9 +138,9 @@ class Reconcile:
         missed = [self._missed(key) for key, _ in difference.removed if key not in touched]
         await self._inventory.apply((), missed)
 
-    def _adopts(self, place: Place, key: bytes, row: Entry | None) -> bool:
+    def _adopts(self, place: Place, key: bytes, row: Entry | None, now: Entry) -> bool:
         """Whether it was there before anybody asked for it."""
-        if not self._silent or row is not None:
+        if not self._silent or row is not None or now.time > self._since:
             return False
         if self._first:
             return key > self._marker

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
-from typing import Any, Final, Protocol
+from operator import itemgetter
+from typing import Final, Protocol
 
 from headrace.inventory import Found
 from headrace.sources.objects.entry import Entry, Place
@@ -46,36 +45,18 @@ class Stream(Protocol):
         """Fill `hints` until cancelled. Raises `Transient` when the server is away, `Fatal` when it never can."""
 
 
-def sorted_within(entries: Iterable[tuple[bytes, Any]], window: int = PAGE) -> Iterator[tuple[bytes, Any]]:
-    """Entries by key, where none stands more than `window` places from where it belongs.
+def whole_keys(pages: Iterable[Sequence[tuple[str, Found]]]) -> Iterator[list[tuple[str, Found]]]:
+    """Pages of versions in the order of their rows. The versions of a key may go on in the next page, and wait for it.
 
-    A page of versions gives the versions first and the delete markers after them, each in order.
+    Holds the versions of one key. Servers give them by age, rows are ordered by id.
     """
-    heap: list[tuple[bytes, int, Any]] = []
-    for number, (key, value) in enumerate(entries):
-        if len(heap) <= window:
-            heapq.heappush(heap, (key, number, value))
-        else:
-            first = heapq.heappushpop(heap, (key, number, value))
-            yield first[0], first[2]
-    while heap:
-        first = heapq.heappop(heap)
-        yield first[0], first[2]
+    rest: list[tuple[str, Found]] = []
+    for page in pages:
+        entries = [*rest, *page]
+        last = max((key.encode() for key, _ in entries), default=b"")
+        rest = [it for it in entries if it[0].encode() == last]
+        yield sorted((it for it in entries if it[0].encode() != last), key=_row)
+    yield sorted(rest, key=_row)
 
 
-def by_version(entries: Iterable[tuple[bytes, Found]]) -> Iterator[Found]:
-    """The rows of versions, by key and then by version id: the order of the rows. Holds the versions of one key."""
-    for _, group in groupby(entries, key=lambda it: it[0]):
-        yield from sorted(row for _, row in group)
-
-
-def paged(rows: Iterable[Found]) -> Iterator[list[Found]]:
-    """The rows in pages of `PAGE`, none empty."""
-    page: list[Found] = []
-    for row in rows:
-        page.append(row)
-        if len(page) == PAGE:
-            yield page
-            page = []
-    if page:
-        yield page
+_row = itemgetter(1)

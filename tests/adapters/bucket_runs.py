@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -12,13 +13,17 @@ from typing import Any
 
 from minio import Minio
 
+from headrace.errors import HeadraceError
 from headrace.event import Event
 from headrace.settings import SourceSettings
 from headrace.sources.minio import MinioSource
+from headrace.sources.s3 import S3Source
+from headrace.tasks import cause
 from headrace.testing import MemoryCapture, RecordingLog, make_context
-from tests.fixtures.s3 import S3Server
+from tests.fixtures.s3 import S3Server, server
 
 COMPARED = "compared with the buckets"
+MARKED = "s3:ObjectRemoved:DeleteMarkerCreated"
 
 
 @dataclass
@@ -75,7 +80,7 @@ class Run:
         await until(lambda: len(self.short) >= len(expected))
         assert self.short == list(expected)
 
-    async def agrees(self, seconds: float = 10.0) -> None:
+    async def agrees(self, seconds: float = 20.0) -> None:
         """The bucket rebuilt from the events becomes equal to the bucket."""
         versions = has_versions(self.events)
         there = current(self.client, [self.bucket]) if not versions else every_version(self.client, [self.bucket])
@@ -98,7 +103,29 @@ def minio_table(server: S3Server, bucket: str) -> dict[str, Any]:
     }
 
 
-async def until(condition: Callable[[], bool], deadline: float = 10.0) -> None:
+def settings_of(table: dict[str, Any]) -> MinioSource | S3Source:
+    return (MinioSource if table["type"] == "minio" else S3Source).model_validate(table)
+
+
+def failure(folder: Path, **changes: Any) -> HeadraceError:
+    """What the source ends with."""
+    table = minio_table(server(), changes.get("bucket") or server().bucket()) | changes
+    table = {key: value for key, value in table.items() if value is not None}
+
+    async def run() -> HeadraceError:
+        try:
+            async with settings_of(table).open(make_context(folder)) as source, asyncio.timeout(20):
+                await source.run(MemoryCapture())
+        except (HeadraceError, BaseExceptionGroup) as error:
+            found = cause(error)
+            assert isinstance(found, HeadraceError), repr(found)
+            return found
+        raise AssertionError("it runs")
+
+    return asyncio.run(run())
+
+
+async def until(condition: Callable[[], bool], deadline: float = 20.0) -> None:
     """Returns once the condition holds. Raises `AssertionError` after `deadline` seconds."""
     loop = asyncio.get_running_loop()
     end = loop.time() + deadline
@@ -139,7 +166,7 @@ def rebuilt_versions(events: Iterable[dict[str, Any]]) -> dict[tuple[str, str, s
     for event in events:
         data = event["data"]
         key = (data["bucket"], data["key"], data.get("versionId", "null"))
-        marks = data["eventName"] == "s3:ObjectRemoved:DeleteMarkerCreated"
+        marks = data["eventName"] == MARKED
         if event["type"].endswith(".created") or marks:
             assert key not in found or key[2] == "null", f"told twice: {key}"
             found[key] = "marker" if marks else data["etag"]
@@ -147,6 +174,18 @@ def rebuilt_versions(events: Iterable[dict[str, Any]]) -> dict[tuple[str, str, s
             assert key in found, f"deleted, and was not there: {key}"
             del found[key]
     return found
+
+
+def require_each_version_once(events: Iterable[dict[str, Any]]) -> None:
+    """Each version and delete marker with an id of its own came once, and went at most once."""
+    times: Counter[tuple[str, ...]] = Counter()
+    for event in events:
+        data = event["data"]
+        if "versionId" in data:
+            comes = event["type"].endswith(".created") or data["eventName"] == MARKED
+            times["comes" if comes else "goes", data["bucket"], data["key"], data["versionId"]] += 1
+    repeated = [what for what, number in times.items() if number > 1]
+    assert not repeated, f"told more than once: {repeated}"
 
 
 def current(client: Minio, buckets: Iterable[str]) -> dict[tuple[str, str], tuple[int, str]]:

@@ -3,53 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import ssl
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
-from minio.credentials.providers import StaticProvider
-from minio.minioadmin import MinioAdmin
 
-from headrace.errors import Fatal, HeadraceError, Transient
-from headrace.protocols import Diagnoses, Finding
-from headrace.sources.minio import MinioSource
+from headrace.errors import Fatal, Transient
+from headrace.sources.objects.minio_store import MinioStore
 from headrace.sources.s3 import S3Source
-from headrace.tasks import cause
-from headrace.testing import MemoryCapture, make_context
-from tests.adapters.bucket_runs import Run, minio_table, until
+from tests.adapters.bucket_runs import COMPARED, Run, failure, minio_table, settings_of, until
+from tests.fixtures.certificates import self_signed
+from tests.fixtures.killed import Daemon, events_of
+from tests.fixtures.killed import until as eventually
 from tests.fixtures.moto import moto
-from tests.fixtures.s3 import free_port, private_server, server
+from tests.fixtures.s3 import S3Server, free_port, private_server, server
 
 pytestmark = pytest.mark.s3
-
-
-def settings_of(table: dict[str, Any]) -> MinioSource | S3Source:
-    return (MinioSource if table["type"] == "minio" else S3Source).model_validate(table)
-
-
-def failure(folder: Path, **changes: Any) -> HeadraceError:
-    """What the source ends with."""
-    table = minio_table(server(), server().bucket()) | changes
-    table = {key: value for key, value in table.items() if value is not None}
-
-    async def run() -> HeadraceError:
-        try:
-            async with settings_of(table).open(make_context(folder)) as source, asyncio.timeout(20):
-                await source.run(MemoryCapture())
-        except (HeadraceError, BaseExceptionGroup) as error:
-            found = cause(error)
-            assert isinstance(found, HeadraceError), repr(found)
-            return found
-        raise AssertionError("it runs")
-
-    return asyncio.run(run())
 
 
 @pytest.fixture(params=["minio", "s3"])
@@ -67,15 +43,31 @@ def test_wrong_keys(tmp_path: Path, kind: str) -> None:
     assert "not-the-secret" not in str(wrong)
 
 
-def test_wrong_region(tmp_path: Path) -> None:
-    """Botocore finds the right one by itself."""
-    given = private_server(tmp_path, region="eu-west-1")
-    try:
-        found = failure(tmp_path, **minio_table(given, "uploads") | {"region": "us-east-1"})
-    finally:
-        given.kill()
+@pytest.fixture(scope="module")
+def european(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    given = private_server(tmp_path_factory.mktemp("eu"), region="eu-west-1")
+    yield given
+    given.kill()
+
+
+def test_wrong_region(tmp_path: Path, european: S3Server) -> None:
+    found = failure(tmp_path, **minio_table(european, european.bucket()) | {"region": "us-east-1"})
     assert isinstance(found, Fatal)
-    assert "region" in str(found)
+    assert "wants another region" in found.message
+    assert found.hint == "set `region`"
+
+
+def test_a_wrong_region_that_the_server_corrects(tmp_path: Path, european: S3Server) -> None:
+    """Botocore asks again in the region that the refusal names."""
+    options = {"type": "s3", "region": "us-east-1", "relist": "1s"}
+    run = Run(tmp_path, european, european.bucket(), options, kind=S3Source.model_validate)
+
+    async def body() -> None:
+        async with run.running():
+            run.put("a")
+            await run.sees(("created", "a"))
+
+    asyncio.run(body())
 
 
 def test_missing_bucket(tmp_path: Path, kind: str) -> None:
@@ -130,19 +122,23 @@ def test_an_endpoint_that_is_not_s3(tmp_path: Path, kind: str) -> None:
     assert "is no S3 server" in found.message or "cannot be listened to" in found.message
 
 
-@pytest.mark.parametrize("code", ["RequestTimeTooSkewed"])
-def test_clocks_apart(tmp_path: Path, kind: str, code: str) -> None:
-    body = f"<Error><Code>{code}</Code><Message>too far</Message></Error>"
-    with web(status=403, kind="application/xml", body=body) as endpoint:
-        found = failure(tmp_path, type=kind, endpoint=endpoint)
+def test_clocks_apart(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Signed half an hour ahead: the server compares that with its own clock."""
+    bucket = server().bucket()
+
+    def ahead(**_: Any) -> datetime:
+        return datetime.now(UTC) + timedelta(minutes=30)
+
+    for clock in ("headrace.sources.objects.request.utcnow", "minio.time.utcnow", "botocore.auth.get_current_datetime"):
+        monkeypatch.setattr(clock, ahead)
+    found = failure(tmp_path, type=kind, bucket=bucket)
     assert isinstance(found, Transient)
+    assert "clocks" in found.message
     assert "NTP" in found.hint
 
 
 def test_a_certificate_that_is_not_trusted(tmp_path: Path, kind: str) -> None:
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=127.0.0.1"]
-    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    self_signed(tmp_path)
     with web(tls=tmp_path) as endpoint:
         found = failure(tmp_path, type=kind, endpoint=endpoint)
         assert isinstance(found, Transient)
@@ -150,6 +146,20 @@ def test_a_certificate_that_is_not_trusted(tmp_path: Path, kind: str) -> None:
         assert "ca_file" in found.hint
         trusted = failure(tmp_path, type=kind, endpoint=endpoint, ca_file="cert.pem")
         assert isinstance(trusted, Fatal), "the certificate is trusted, and the page is no S3"
+
+
+@pytest.mark.parametrize(
+    ("made", "remedy"),
+    [({"name": "127.0.0.2"}, "as the certificate does"), ({"days": -1}, "renew the server's certificate")],
+    ids=["of another host", "expired"],
+)
+def test_a_certificate_that_does_not_hold(tmp_path: Path, kind: str, made: dict[str, Any], remedy: str) -> None:
+    self_signed(tmp_path, **made)
+    with web(tls=tmp_path) as endpoint:
+        found = failure(tmp_path, type=kind, endpoint=endpoint, ca_file="cert.pem")
+    assert isinstance(found, Transient)
+    assert "certificate" in found.message
+    assert remedy in found.hint
 
 
 def test_https_where_http_is_spoken(tmp_path: Path, kind: str) -> None:
@@ -183,88 +193,51 @@ def test_a_bucket_that_appears_later_is_picked_up(tmp_path: Path) -> None:
             run.put("a")
             await until(lambda: run.capture.has("a"))
             given.bucket(name=f"{first}-later")
-            from io import BytesIO
-
             run.client.put_object(f"{first}-later", "b", BytesIO(b"x"), 1)
             await until(lambda: run.capture.has("b"), 20)
 
     asyncio.run(body())
 
 
-# Rights
+def test_a_missing_bucket_is_looked_for_without_listing_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, exists = list[str](), MinioStore.exists
 
-RIGHTS = {
-    "listing": ["s3:ListBucket"],
-    "least": ["s3:ListBucket", "s3:ListBucketVersions", "s3:GetBucketVersioning", "s3:ListenBucketNotification"],
-}
+    async def counted(self: MinioStore, bucket: str) -> bool:
+        looks.append(bucket)
+        return await exists(self, bucket)
 
-
-def user(bucket: str, name: str, rights: list[str], folder: Path, *, objects: bool = True) -> tuple[str, str]:
-    """A user of MinIO with these rights on the bucket, and with those to read its objects."""
+    monkeypatch.setattr(MinioStore, "exists", counted)
+    monkeypatch.setattr("headrace.sources.objects.follow.ABSENT", 0.05)
+    monkeypatch.setattr("headrace.sources.objects.listen.AGAIN", 0.05)
     given = server()
-    access, secret = f"{name}-{bucket[-6:]}", "a-long-secret"
-    admin = MinioAdmin(
-        endpoint=given.host, credentials=StaticProvider(given.access_key, given.secret_key), secure=False
-    )
-    statements = [{"Effect": "Allow", "Action": rights, "Resource": [f"arn:aws:s3:::{bucket}"]}]
-    if objects:
-        actions = ["s3:GetObject", "s3:GetObjectVersion"]
-        statements.append({"Effect": "Allow", "Action": actions, "Resource": [f"arn:aws:s3:::{bucket}/*"]})
-    file = folder / "policy.json"
-    file.write_text(json.dumps({"Version": "2012-10-17", "Statement": statements}))
-    admin.user_add(access, secret)
-    admin.policy_add(access, str(file))
-    admin.policy_set(access, user=access)
-    return access, secret
-
-
-def findings(folder: Path, table: dict[str, Any]) -> list[Finding]:
-    async def run() -> list[Finding]:
-        async with settings_of(table).open(make_context(folder)) as source:
-            assert isinstance(source, Diagnoses)
-            return [finding async for finding in source.diagnose()]
-
-    return asyncio.run(run())
-
-
-def test_the_documented_rights_are_enough(tmp_path: Path) -> None:
-    given = server()
-    bucket = given.bucket(versioned=True)
-    access, secret = user(bucket, "least", RIGHTS["least"], tmp_path)
-    table = minio_table(given, bucket) | {"access_key": access, "secret_key": secret}
-    found = findings(tmp_path, table)
-    assert [it.level for it in found] == ["ok"] * 3, found
-    run = Run(tmp_path, given, bucket, {"access_key": access, "secret_key": secret})
+    first = given.bucket()
+    run = Run(tmp_path, given, first, {"bucket": [first, f"{first}-never"]})
 
     async def body() -> None:
         async with run.running():
-            run.put("a")
-            run.client.remove_object(bucket, "a")
-            await until(lambda: len(run.events) == 2)
-            await run.agrees()
+            compared = run.told(COMPARED)
+            await until(lambda: looks.count(f"{first}-never") >= 5)
+            assert run.told(COMPARED) == compared
 
     asyncio.run(body())
 
 
-def test_missing_rights_are_named(tmp_path: Path) -> None:
-    given = server()
-    bucket = given.bucket()
-    access, secret = user(bucket, "listing", [*RIGHTS["listing"], "s3:GetBucketVersioning"], tmp_path, objects=False)
-    table = minio_table(given, bucket) | {"access_key": access, "secret_key": secret}
-    found = findings(tmp_path, table)
-    assert [it.level for it in found] == ["ok", "error", "error"], found
-    assert "s3:GetObject" in found[1].remedy
-    assert "s3:ListenBucketNotification" in found[2].remedy
-    error = failure(tmp_path, **table)
-    assert isinstance(error, Transient)
-    assert "s3:ListenBucketNotification" in str(error)
-
-
-def test_doctor_of_a_server_that_is_not_there(tmp_path: Path) -> None:
-    table = minio_table(server(), "b-1") | {"endpoint": f"http://127.0.0.1:{free_port()}"}
-    found = findings(tmp_path, table)
-    assert [it.level for it in found] == ["error"]
-    assert "cannot be reached" in found[0].what
+def test_the_only_bucket_appears_after_the_first_start(tmp_path: Path, kind: str) -> None:
+    """Whatever is in it then is new, though it is the very first listing that finds it."""
+    given, bucket = server(), f"later-{kind}-{free_port()}"
+    table = minio_table(given, bucket) | {"type": kind}
+    source = "".join(f'{name} = "{value}"\n' for name, value in table.items())
+    sink = '[sinks.audit]\ntype = "file"\npath = "audit.jsonl"\nstart = "earliest"\n'
+    (tmp_path / "headrace.toml").write_text(f"[sources.uploads]\n{source}\n{sink}")
+    with Daemon(tmp_path) as daemon:
+        eventually(lambda: daemon.says(f'there is no bucket \\"{bucket}\\"'), "it says what is missing")
+        given.bucket(name=bucket)
+        with given.connected() as client:
+            client.put_object(bucket, "first", BytesIO(b"x"), 1)
+        eventually(lambda: bool(events_of(tmp_path)), "the bucket is picked up")
+    assert [event["subject"] for event in events_of(tmp_path)] == ["first"]
 
 
 @pytest.mark.parametrize(

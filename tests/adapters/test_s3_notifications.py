@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from typing import Any
 
 import pytest
@@ -57,11 +58,31 @@ def test_a_line_without_end_is_an_error() -> None:
 def test_keys_are_raw_from_minio_and_encoded_from_everyone_else(key: str) -> None:
     from urllib.parse import quote_plus
 
-    for source, text in (("minio:s3", key), ("aws:s3", quote_plus(key)), ("rustfs:s3", quote_plus(key, safe="/"))):
+    encoded = (quote_plus(key), quote_plus(key, safe="/"))
+    for source, text in (("minio:s3", key), *product(("aws:s3", "rustfs:s3"), encoded)):
         [found] = parse(json.dumps({"Records": [record(text, eventSource=source)]}))
         hint = hint_of(found)
         assert hint is not None
         assert hint.place == Place("uploads", key)
+
+
+RUSTFS = """{"EventName":"s3:ObjectCreated:Put","Key":"uploads/in/a b+ü.jpg","Records":[{"eventVersion":"2.1",
+"eventSource":"rustfs:s3","awsRegion":"us-east-1","eventTime":"2026-06-27T04:17:28.001381834Z",
+"eventName":"s3:ObjectCreated:Put","userIdentity":{"principalId":"rustfs"},"requestParameters":{},
+"responseElements":{},"s3":{"s3SchemaVersion":"1.0","configurationId":"Config",
+"bucket":{"name":"uploads","ownerIdentity":{"principalId":"rustfs"},"arn":"arn:aws:s3:::uploads"},
+"object":{"key":"in%2Fa+b%2B%C3%BC.jpg","size":3,"eTag":"abc","contentType":"image/jpeg","userMetadata":{},
+"versionId":"","sequencer":"18BB7D1D5B5F2D4A"}},"source":{"host":"127.0.0.1","port":"","userAgent":"x"}}]}"""
+
+
+def test_a_record_of_rustfs() -> None:
+    """Its keys are encoded on the listen stream too, and its times have nanoseconds."""
+    [found] = parse(RUSTFS.replace("\n", ""))
+    hint = hint_of(found)
+    assert hint is not None
+    assert hint.place == Place("uploads", "in/a b+ü.jpg")
+    assert hint.entry == Entry(LOOSE, 1_782_533_848_001, 3, "abc", "18BB7D1D5B5F2D4A")
+    assert not hint.ordered
 
 
 @given(keys, st.sampled_from(["", "v1"]))
@@ -131,6 +152,9 @@ def test_a_queue_may_repeat_and_reorder() -> None:
     removed = aws("09", eventName="ObjectRemoved:Delete")
     assert judge(removed, row, doubtful=False) is Verdict.LOOK
     assert judge(removed, None, doubtful=False) is Verdict.IGNORE
+    version = removed._replace(place=Place("uploads", "a", "v1"))
+    assert judge(version, None, doubtful=False) is Verdict.IGNORE
+    assert judge(version._replace(ordered=True), None, doubtful=False) is Verdict.LOOK, "a marker that expiry made"
 
 
 def test_times_are_compared_as_exactly_as_both_are_known() -> None:
