@@ -10,19 +10,36 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
-from tests.adapters.bucket_runs import current, every_version, rebuilt, rebuilt_versions
+from tests.adapters.bucket_runs import (
+    current,
+    every_version,
+    rebuilt,
+    rebuilt_versions,
+    require_each_version_once,
+)
 from tests.fixtures.bucket_churn import BucketChurn
 from tests.fixtures.s3 import ACCESS_KEY, SECRET_KEY, LocalMinio, private_server, until
 from tests.fixtures.tcp_proxy import TcpProxy
 
-pytestmark = [pytest.mark.s3, pytest.mark.crash, pytest.mark.long]
+pytestmark = [pytest.mark.s3, pytest.mark.crash]
 
-FULL = bool(os.environ.get("HEADRACE_TEST_FULL"))
-OPERATIONS, KILLS, RESTARTS = (20_000, 30, 4) if FULL else (3_000, 6, 1)
+
+class Storm(NamedTuple):
+    """How much is done to a bucket; `life` is how many seconds a daemon lives, `calm` how long nothing goes wrong."""
+
+    operations: int
+    kills: int
+    restarts: int
+    life: tuple[float, float]
+    calm: tuple[float, float]
+
+
+SHORT = Storm(1_000, 4, 2, (1.5, 3.0), (0.3, 1.0))
+FULL = Storm(20_000, 30, 4, (3.0, 7.0), (1.0, 4.0))
 SETTINGS = """
 [sources.uploads]
 type = "minio"
@@ -61,6 +78,12 @@ class House:
         with (self.folder / "daemon.log").open("ab") as log:
             return subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **(environment or {})})
 
+    @property
+    def lives(self) -> int:
+        """How many daemons ran so far."""
+        log = self.folder / "daemon.log"
+        return log.read_bytes().count(b'"event": "running"') if log.exists() else 0
+
     def events(self) -> list[dict[str, Any]]:
         file = self.folder / "audit.jsonl"
         return [json.loads(line) for line in file.read_bytes().splitlines()] if file.exists() else []
@@ -69,6 +92,13 @@ class House:
         """A first daemon captures something and is killed."""
         daemon = self.daemon()
         until(lambda: bool(self.events()), "something is captured")
+        daemon.kill()
+        daemon.wait()
+
+    def listens(self) -> None:
+        """A daemon in calm is told of something, and is killed."""
+        daemon = self.daemon()
+        until(lambda: any(not event["data"]["recovered"] for event in self.events()), "something is told live", 60)
         daemon.kill()
         daemon.wait()
 
@@ -94,37 +124,42 @@ class House:
 
 
 @pytest.mark.parametrize("versioned", [False, True], ids=["unversioned", "versioned"])
+@pytest.mark.parametrize("storm", [SHORT, pytest.param(FULL, marks=pytest.mark.long)], ids=["short", "full"])
 def test_killed_cut_and_restarted_the_bucket_comes_out_right(
-    tmp_path: Path, minio: LocalMinio, *, versioned: bool
+    tmp_path: Path, minio: LocalMinio, storm: Storm, *, versioned: bool
 ) -> None:
     bucket = minio.bucket(versioned=versioned)
     chance = random.Random(11)
     with TcpProxy(minio.host) as proxy:
         house = House(tmp_path, proxy.host, bucket)
         with BucketChurn(minio, bucket, 11, versioned=versioned) as churn:
-            for number in range(KILLS):
-                daemon = house.daemon()
-                end = time.monotonic() + chance.uniform(3.0, 7.0)
-                while time.monotonic() < end:
-                    time.sleep(chance.uniform(1.0, 4.0))  # the moments of mishaps are the random input
-                    proxy.misbehave(chance)
-                daemon.kill()
-                daemon.wait()
-                if number % (KILLS // RESTARTS) == 1:
+            for number in range(storm.kills):
+                live_and_die(house, proxy, storm, chance)
+                if number % (storm.kills // storm.restarts) == 1:
                     minio.kill() if chance.random() < 0.5 else minio.stop()
                     minio.start()
-            until(lambda: churn.operations >= OPERATIONS, "the clients did enough", 300)
-        again, expected = (
-            (rebuilt_versions, every_version(minio.client(), [bucket]))
-            if versioned
-            else (rebuilt, current(minio.client(), [bucket]))
-        )
+            until(lambda: churn.operations >= storm.operations, "the clients did enough", 300)
         proxy.delay = 0.0
-        house.settles(again, expected)
+        if versioned:
+            house.settles(rebuilt_versions, every_version(minio.client(), [bucket]))
+            require_each_version_once(house.events())
+        else:
+            house.settles(rebuilt, current(minio.client(), [bucket]))
         house.check()
     live = sum(not event["data"]["recovered"] for event in house.events())
-    assert live > 0
     sys.stdout.write(f"{churn.operations} operations, {len(house.events())} events, {live} of them live\n")
+
+
+def live_and_die(house: House, proxy: TcpProxy, storm: Storm, chance: random.Random) -> None:
+    lives = house.lives
+    daemon = house.daemon()
+    until(lambda: house.lives > lives, "the daemon runs", 60)
+    end = time.monotonic() + chance.uniform(*storm.life)
+    while time.monotonic() < end:
+        time.sleep(chance.uniform(*storm.calm))  # the moments of mishaps are the random input
+        proxy.misbehave(chance)
+    daemon.kill()
+    daemon.wait()
 
 
 @pytest.mark.parametrize("failpoint", FAILPOINTS)
@@ -133,8 +168,8 @@ def test_killed_at_each_boundary_the_bucket_comes_out_right(tmp_path: Path, mini
     house = House(tmp_path, minio.host, bucket)
     with BucketChurn(minio, bucket, 5, versioned=False) as churn:
         house.begin()
-        for times in (1, 1) if failpoint in ONCE_A_RUN else (1, 3, 9):
-            enough = churn.operations + 200
+        for times in (1, 1) if failpoint in ONCE_A_RUN else (1, 9):
+            enough = churn.operations + 50
             until(lambda enough=enough: churn.operations > enough, "the clients changed things while it was down")  # type: ignore[misc]
             daemon = house.daemon({"HEADRACE_FAILPOINT": f"{failpoint}:{times}"})
             assert daemon.wait(60) == -9, f"{failpoint} was never reached {times} times"
