@@ -41,7 +41,7 @@ HANDLER = """
 import os, time
 out = os.open("calls.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 def stamp(event):
-    os.write(out, f"{time.time_ns()} {event['subject']}\\n".encode())
+    os.write(out, f"{time.time_ns()} {event['data']['recovered']} {event['subject']}\\n".encode())
 """
 COMPARED = b"compared with the buckets"
 
@@ -111,8 +111,8 @@ def latency(folder: Path, server: S3Server, rate: int, seconds: float) -> dict[s
         calls = house.folder / "calls.log"
         wanted = 50 + int(rate * seconds)
         wait_for(lambda: calls.exists() and calls.read_bytes().count(b"\n") >= wanted)
-        rows = [line.split(" ", 1) for line in calls.read_text().splitlines()]
-    found = sorted((int(at) - done[key]) / 1e6 for at, key in rows if key.startswith("key-"))
+        rows = [line.split(" ") for line in calls.read_text().splitlines()]
+    found = sorted((int(at) - done[key]) / 1e6 for at, _, key in rows if key.startswith("key-"))
     return {
         f"put to function at {rate} puts/s, p50 ms": round(found[len(found) // 2], 2),
         f"put to function at {rate} puts/s, p99 ms": round(found[len(found) * 99 // 100], 2),
@@ -143,7 +143,11 @@ def flood(folder: Path, server: S3Server, seconds: float) -> dict[str, float]:
         took = time.monotonic() - began
         calls = house.folder / "calls.log"
         wait_for(lambda: calls.exists() and calls.read_bytes().count(b"\n") >= sum(counts))
-    return {"puts/s of four clients": round(sum(counts) / took), "of them told live": sum(counts)}
+        live = calls.read_bytes().count(b" False ")
+    return {
+        "puts/s of four clients": round(sum(counts) / took),
+        "of their puts told live, %": round(100 * live / sum(counts), 1),
+    }
 
 
 LINE = (
