@@ -31,8 +31,9 @@ class Port(Protocol):
 
     def submit(self, blocks: Sequence[SealedBlock], writes: Sequence[Write]) -> Future[None]: ...
     async def get(self, key: bytes) -> bytes | None: ...
+    async def get_many(self, keys: Sequence[bytes]) -> dict[bytes, bytes]: ...
     async def scan(self, prefix: bytes, after: bytes | None, limit: int) -> list[tuple[bytes, bytes]]: ...
-    async def find(self, secondary: bytes) -> list[tuple[bytes, bytes]]: ...
+    async def find(self, secondaries: Sequence[bytes]) -> list[tuple[bytes, bytes]]: ...
 
 
 class JournalPort:
@@ -50,11 +51,14 @@ class JournalPort:
     async def get(self, key: bytes) -> bytes | None:
         return await self._store.get(self._space, key)
 
+    async def get_many(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        return await self._store.get_many(self._space, keys)
+
     async def scan(self, prefix: bytes, after: bytes | None, limit: int) -> list[tuple[bytes, bytes]]:
         return await self._store.scan(self._space, prefix, after, limit)
 
-    async def find(self, secondary: bytes) -> list[tuple[bytes, bytes]]:
-        return await self._store.find(self._space, secondary)
+    async def find(self, secondaries: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
+        return await self._store.find(self._space, secondaries)
 
 
 def state_space(source: str) -> str:
@@ -191,6 +195,11 @@ class Overlay:
             return self._writes[key][1].value
         return await self._port.get(key)
 
+    async def get_many(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        fresh = {key: self._writes[key][1].value for key in keys if key in self._writes}
+        rows = await self._port.get_many(stored) if (stored := [key for key in keys if key not in fresh]) else {}
+        return rows | {key: value for key, value in fresh.items() if value is not None}
+
     async def scan(self, prefix: bytes, after: bytes | None, limit: int) -> list[tuple[bytes, bytes]]:
         """Up to `limit` rows; fewer only where there are no more."""
         self._reads += 1
@@ -223,13 +232,13 @@ class Overlay:
                 merged[key] = write.value
         return [(key, value) for key, value in sorted(merged.items()) if value is not None]
 
-    async def find(self, secondary: bytes) -> list[tuple[bytes, bytes]]:
+    async def find(self, secondaries: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
         self._reads += 1
         try:
-            rows = dict(await self._port.find(secondary))
+            rows, wanted = dict(await self._port.find(secondaries)), set(secondaries)
             for key, (_, write) in self._writes.items():
                 rows.pop(key, None)
-                if write.value is not None and write.secondary == secondary:
+                if write.value is not None and write.secondary in wanted:
                     rows[key] = write.value
             return sorted(rows.items())
         finally:

@@ -131,9 +131,8 @@ class ChildSource:
         return failure
 
     async def _answer(self, wire: Wire, ask: Ask) -> None:
-        method = {"get": self._port.get, "scan": self._port.scan, "find": self._port.find}[ask.method]
         try:
-            wire.send(Answer(ask.number, await method(*ask.arguments)))  # type: ignore[operator]
+            wire.send(Answer(ask.number, await getattr(self._port, ask.method)(*ask.arguments)))
         except HeadraceError as error:
             wire.send(Answer(ask.number, error=Failure.of(error)))
 
@@ -192,11 +191,15 @@ class PipePort:
         value: bytes | None = await self._ask("get", key)
         return value
 
+    async def get_many(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        rows: dict[bytes, bytes] = await self._ask("get_many", keys)
+        return rows
+
     async def scan(self, prefix: bytes, after: bytes | None, limit: int) -> list[tuple[bytes, bytes]]:
         return [(key, value) for key, value in await self._ask("scan", prefix, after, limit)]
 
-    async def find(self, secondary: bytes) -> list[tuple[bytes, bytes]]:
-        return [(key, value) for key, value in await self._ask("find", secondary)]
+    async def find(self, secondaries: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
+        return [(key, value) for key, value in await self._ask("find", secondaries)]
 
     async def _ask(self, method: str, *arguments: Any) -> Any:
         number, future = self._expect()

@@ -8,14 +8,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, Final
 from zlib import crc32
 
 import msgspec
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-EARLIEST: Final = datetime.min.replace(tzinfo=UTC)
-LATEST: Final = datetime.max.replace(tzinfo=UTC)
+EARLIEST: Final = "0001-01-01T00:00:00.000000Z"
+LATEST: Final = "9999-12-31T23:59:59.999999Z"
 NULL_PART: Final = "%-"  # no percent-encoding looks like this, so a null differs from every text
 
 
@@ -130,11 +131,19 @@ def key_hash(seed: int, key: str | None) -> int:
 
 def rfc3339(nanoseconds: int) -> str:
     """Nanoseconds since 1970 as RFC 3339 in UTC, microseconds kept. Years outside 1 to 9999 are clamped."""
+    seconds, microseconds = divmod(nanoseconds // 1000, 1_000_000)
+    if (second := _second(seconds)) is None:
+        return LATEST if nanoseconds > 0 else EARLIEST
+    return f"{second}.{microseconds:06}Z"
+
+
+@lru_cache(1_000)
+def _second(seconds: int) -> str | None:
+    """RFC 3339 up to the second; None outside years 1 to 9999. Cached: what happens in a burst shares few seconds."""
     try:
-        moment = EPOCH + timedelta(microseconds=nanoseconds // 1000)
+        return (EPOCH + timedelta(seconds=seconds)).isoformat(timespec="seconds").removesuffix("+00:00")
     except OverflowError:
-        moment = LATEST if nanoseconds > 0 else EARLIEST
-    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+        return None
 
 
 def event_name(type_: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from asyncio import Future
 from bisect import bisect_right
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Sequence
 from operator import itemgetter
 from secrets import token_hex
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -195,58 +195,18 @@ class Inventory:
         await self.flush()
         return await self._state.scan(prefix, after, limit)
 
-    async def find(self, secondary: bytes) -> list[Found]:
-        """The rows with this secondary key."""
-        stored = [it for it in await self._state.find(secondary) if it[0] not in self._writes]
-        applied = [(key, self._writes[key]) for key in self._by_secondary.get(secondary, ())]
-        fresh = [(key, it.value) for key, it in applied if it.value is not None and it.secondary == secondary]
+    async def find(self, secondaries: Collection[bytes]) -> list[Found]:
+        """The rows with one of these secondary keys."""
+        wanted = sorted(set(secondaries))
+        stored = [it for it in await self._state.find(wanted) if it[0] not in self._writes]
+        applied = {key: self._writes[key] for one in wanted for key in self._by_secondary.get(one, ())}
+        fresh = [(key, it.value) for key, it in applied.items() if it.value is not None and it.secondary in wanted]
         return sorted(stored + fresh)
 
     async def lookup(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
-        """The rows that there are for these keys, neighbours read together."""
-        wanted = sorted(set(keys))
-        found = {key: it.value for key in wanted if (it := self._writes.get(key)) and it.value is not None}
-        found.update(await lookup(self._state.get, self._state.scan, [it for it in wanted if it not in self._writes]))
-        return found
-
-
-async def lookup(
-    get: Callable[[bytes], Awaitable[bytes | None]], scan: Scan, keys: Sequence[bytes]
-) -> dict[bytes, bytes]:
-    """The rows of sorted keys in few reads: one by one where they lie far apart, by ranges where they are neighbours.
-
-    A read is a hop to another thread, some 100 µs: a burst of new files in one directory needs one for all of them.
-    """
-    found: dict[bytes, bytes] = {}
-    index, together = 0, 0
-    while index < len(keys):
-        value = await get(keys[index])
-        if value is not None:
-            found[keys[index]] = value
-        index += 1
-        if index < len(keys) and together >= 0:
-            covered = await _range(scan, keys, index, found)
-            index += covered
-            together = 8 if covered > 1 else -8
-        together += together < 0
-    return found
-
-
-async def _range(scan: Scan, keys: Sequence[bytes], index: int, found: dict[bytes, bytes]) -> int:
-    """Read one range of rows that starts behind the key before `index`; how many keys it settles."""
-    prefix = _common(keys[index], keys[-1])
-    limit = min(len(keys) - index + 16, 512)
-    rows = await scan(prefix, keys[index - 1], limit)
-    bound = rows[-1][0] if len(rows) == limit else keys[-1]
-    covered = bisect_right(keys, bound) - index
-    wanted = set(keys[index : index + covered])
-    found.update((key, value) for key, value in rows if key in wanted)
-    return max(covered, 0)
-
-
-def _common(first: bytes, last: bytes) -> bytes:
-    """The longest prefix of both; as keys are sorted, of all between."""
-    for length, (one, other) in enumerate(zip(first, last, strict=False)):
-        if one != other:
-            return first[:length]
-    return first[: len(last)]
+        """The rows that there are for these keys."""
+        wanted = set(keys)
+        applied = {it: self._writes[it].value for it in wanted if it in self._writes}
+        stored = sorted(wanted - applied.keys())
+        rows = await self._state.get_many(stored) if stored else {}
+        return rows | {key: value for key, value in applied.items() if value is not None}

@@ -66,11 +66,14 @@ class State(Protocol):
     """A source's own rows, ordered by key. Reads see submitted writes, also those that are not durable yet."""
 
     async def get(self, key: bytes) -> bytes | None: ...
+    async def get_many(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """The rows that there are for these keys: one read, where a read is a hop to another thread."""
+
     async def scan(self, prefix: bytes, after: bytes | None, limit: int) -> list[tuple[bytes, bytes]]:
         """Up to `limit` rows whose key starts with `prefix` and is greater than `after`, in order: one short read."""
 
-    async def find(self, secondary: bytes) -> list[tuple[bytes, bytes]]:
-        """The rows with this secondary key, in order of their keys."""
+    async def find(self, secondaries: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
+        """The rows with one of these secondary keys, in order of their keys."""
 
 
 class Capture(Protocol):
@@ -224,8 +227,9 @@ class Store(Protocol):
     """The local ordered store: durable rows by (space, key). Every read is short."""
 
     async def get(self, space: str, key: bytes) -> bytes | None: ...
+    async def get_many(self, space: str, keys: Sequence[bytes]) -> dict[bytes, bytes]: ...
     async def scan(self, space: str, prefix: bytes, after: bytes | None, limit: int) -> list[tuple[bytes, bytes]]: ...
-    async def find(self, space: str, secondary: bytes) -> list[tuple[bytes, bytes]]: ...
+    async def find(self, space: str, secondaries: Sequence[bytes]) -> list[tuple[bytes, bytes]]: ...
 
 
 class Journal(Protocol):

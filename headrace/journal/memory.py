@@ -72,14 +72,18 @@ class MemoryJournal:
     async def get(self, space: str, key: bytes) -> bytes | None:
         return self._space(space).values.get(key)
 
+    async def get_many(self, space: str, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        values = self._space(space).values
+        return {key: values[key] for key in keys if key in values}
+
     async def scan(self, space: str, prefix: bytes, after: bytes | None, limit: int) -> list[tuple[bytes, bytes]]:
         rows = self._space(space)
         start = bisect_left(rows.keys, prefix if after is None else max(prefix, after + b"\0"))
         return [(key, rows.values[key]) for key in rows.keys[start : start + limit] if key.startswith(prefix)]
 
-    async def find(self, space: str, secondary: bytes) -> list[tuple[bytes, bytes]]:
+    async def find(self, space: str, secondaries: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
         rows = self._space(space)
-        return [(key, rows.values[key]) for key in rows.keys if rows.secondaries.get(key) == secondary]
+        return [(key, rows.values[key]) for key in rows.keys if rows.secondaries.get(key) in secondaries]
 
     def _space(self, space: str) -> _Space:
         return self._spaces.get(space, _Space())

@@ -19,7 +19,7 @@ from typing import Final, TypeVar
 
 from headrace.errors import Fatal
 from headrace.journal.block import Block, CorruptBlock, Kind
-from headrace.journal.reading import FIND, Gate, read_page, scan_query, since
+from headrace.journal.reading import Gate, read_page, rows_with, scan_query, since
 from headrace.journal.repair import Repair, finish, prepared
 from headrace.journal.schema import attach, damaged, open_reader, open_writer
 from headrace.journal.space import RESERVE, Limits, Reserve, Usage
@@ -115,12 +115,16 @@ class SqliteJournal:
         )
         return None if row is None else bytes(row[0])
 
+    async def get_many(self, space: str, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        return dict(await self._in_reader(partial(rows_with, column="key", space=space, values=keys)))
+
     async def scan(self, space: str, prefix: bytes, after: bytes | None, limit: int) -> list[tuple[bytes, bytes]]:
         query, values = scan_query(space, prefix, after, limit)
         return await self._in_reader(lambda db: db.execute(query, values).fetchall())
 
-    async def find(self, space: str, secondary: bytes) -> list[tuple[bytes, bytes]]:
-        return await self._in_reader(lambda db: db.execute(FIND, (space, secondary)).fetchall())
+    async def find(self, space: str, secondaries: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
+        values = sorted(set(secondaries))
+        return sorted(await self._in_reader(partial(rows_with, column="secondary", space=space, values=values)))
 
     async def _in_reader(self, run: Callable[[sqlite3.Connection], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._read_with, run)

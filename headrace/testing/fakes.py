@@ -124,12 +124,16 @@ class _Rows:
         found = self._rows.get(key)
         return found[0] if found else None
 
+    async def get_many(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        return {key: self._rows[key][0] for key in keys if key in self._rows}
+
     async def scan(self, prefix: bytes, after: bytes | None, limit: int) -> list[tuple[bytes, bytes]]:
         wanted = (key for key in self._rows if key.startswith(prefix) and (after is None or key > after))
         return [(key, self._rows[key][0]) for key in sorted(wanted)[:limit]]
 
-    async def find(self, secondary: bytes) -> list[tuple[bytes, bytes]]:
-        return [(key, row[0]) for key, row in sorted(self._rows.items()) if row[1] == secondary]
+    async def find(self, secondaries: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
+        wanted = set(secondaries)
+        return [(key, row[0]) for key, row in sorted(self._rows.items()) if row[1] in wanted]
 
 
 class _Submitted(NamedTuple):

@@ -261,15 +261,21 @@ class JournalConformance:
         async def test(journal: Engine) -> None:
             store = journal.store
             await journal.submit(Change([], [Row("s", b"b", b"2", b"inode"), Row("s", b"a", b"1", b"inode")]))
-            assert await store.find("s", b"inode") == [(b"a", b"1"), (b"b", b"2")]
-            assert await store.find("other", b"inode") == []
+            assert await store.find("s", [b"inode"]) == [(b"a", b"1"), (b"b", b"2")]
+            assert await store.find("other", [b"inode"]) == []
             # The last write of a key counts, also within one change.
             await journal.submit(Change([], [Row("s", b"a", b"3"), Row("s", b"a", b"4", b"x"), Row("s", b"b", None)]))
-            assert await store.find("s", b"inode") == []
-            assert await store.find("s", b"x") == [(b"a", b"4")]
+            assert await store.find("s", [b"inode"]) == []
+            assert await store.find("s", [b"x", b"none"]) == [(b"a", b"4")]
+            assert await store.get_many("s", [b"a", b"b"]) == {b"a": b"4"}
             assert (await store.get("s", b"a"), await store.get("s", b"b")) == (b"4", None)
             await journal.submit(Change([], [Row("s", b"a", b""), Row("s", b"nobody", None)]))
             assert await store.get("s", b"a") == b""
+            many = [b"%04d" % number for number in range(1_000)]
+            await journal.submit(Change([], [Row("s", it, it, it[:3]) for it in many]))
+            assert await store.get_many("s", [b"none", *many]) == {it: it for it in many}
+            assert await store.find("s", [it[:3] for it in many[:500]]) == [(it, it) for it in many[:500]]
+            assert (await store.get_many("s", []), await store.find("s", [])) == ({}, [])
 
         self.run(tmp_path, test)
 

@@ -27,13 +27,13 @@ class Events:
         """The event of a change. `content` joins its data; `now` (seconds since 1970) dates what has no time."""
         entry = unpack(step.value)
         data = self._data(step, entry) | {"recovered": recovered, **(content or {})}
-        dated = entry.kind != DIRECTORY and step.name != "deleted"
+        time = data.get("mtime") if step.name != "deleted" else None
         return Event(
             id=change.id,
             source=self._source,
             type=f"headrace.filesystem.{step.name}",
             subject=data["path"],
-            time=rfc3339(entry.mtime if dated else int(now * 1e9)),
+            time=time or rfc3339(int(now * 1e9)),
             dataschema=f"urn:headrace:schema:filesystem.{step.name}:1",
             datacontenttype="application/json",
             partitionkey=data["path"],

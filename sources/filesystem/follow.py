@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections import deque
 from contextlib import ExitStack, suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from headrace.inventory import PAGE, Found, Inventory
+from headrace.inventory import Inventory
 from headrace.protocols import Context
+from headrace.sources.filesystem.appeared import Appeared
 from headrace.sources.filesystem.content import Reader
 from headrace.sources.filesystem.entry import packer
 from headrace.sources.filesystem.events import Events
 from headrace.sources.filesystem.hints import WATCHES, Hints
 from headrace.sources.filesystem.look import Looker
-from headrace.sources.filesystem.names import Visibility
+from headrace.sources.filesystem.names import Visibility, path_of
 from headrace.sources.filesystem.reconcile import Reconcile
 from headrace.sources.filesystem.record import Recorder
 from headrace.sources.filesystem.root import Root, RootLost, file_system, notifies, own_folder
@@ -45,10 +45,11 @@ class Follower:
         self._visible = Visibility(settings.include, settings.exclude, own)
         self._pack = packer(root.device)
         self._watcher: Watcher | None = None
-        self._walkers: deque[Walker] = deque()
+        self._appeared = Appeared(self._walker)
         self._reconcile: Reconcile | None = None
         self._took = 0.0  # seconds that the last comparison took
-        self._due = 0.0  # when the next one begins
+        self._ended = 0.0  # when it ended, and
+        self._due = 0.0  # when the next one begins, unless something only it can find is known before
         self._lost = False  # hints were lost since the last one began
         self._present_at = 0.0
         self._blind = 0
@@ -101,7 +102,7 @@ class Follower:
     # One turn
 
     async def _turn(self) -> bool:
-        """Do what is to be done next; False where there is nothing."""
+        """Do a part of all there is to do, so that nothing waits for a storm to end; False where there is nothing."""
         if self._hints.failure is not None:
             raise self._hints.failure
         hinted = await self._follow_hints()
@@ -109,17 +110,18 @@ class Follower:
         listed = await self._list_appeared()
         if not hinted and not listed:
             listed = await self._tree.confirm_moved()
-        listed = listed or await self._compare()
+        compared = await self._compare()
         if self._hints.lost_root and not hinted:
             raise RootLost("it was removed, renamed or unmounted")
-        return hinted or checked or listed
+        return hinted or checked or listed or compared
 
     async def _follow_hints(self) -> bool:
         if self._hints.take_overflow():
             self._lost_hints()
         hints = self._hints.take(GROUP)
         for path in await self._tree.follow(hints) if hints else ():
-            self._walkers.append(self._walker(path))
+            if not self._appeared.add(path):
+                self._lost_hints()
         self._check_present(PRESENCE if hints else PRESENCE_IDLE)
         return bool(hints)
 
@@ -145,19 +147,12 @@ class Follower:
 
     async def _list_appeared(self) -> bool:
         """A page of the directories that appeared."""
-        if not self._walkers:
+        if not self._appeared:
             return False
-        await self._tree.listed(await asyncio.to_thread(self._page_of_walkers))
+        page = await asyncio.to_thread(self._appeared.page)
+        # What a hint waits for is left to it, which knows more: after a burst that is most of a new directory.
+        await self._tree.listed([path for key, _ in page if (path := path_of(key)) not in self._hints])
         return True
-
-    def _page_of_walkers(self) -> list[Found]:
-        page: list[Found] = []
-        while self._walkers and len(page) < PAGE:
-            found = self._walkers[0].page(PAGE - len(page))
-            page += found
-            if not found:
-                self._walkers.popleft()
-        return page
 
     def _walker(self, top: bytes) -> Walker:
         enter = self._watcher.watch if self._watcher else _nothing
@@ -166,7 +161,7 @@ class Follower:
     async def _compare(self) -> bool:
         """A part of the comparison with the whole tree, when it is due."""
         if self._reconcile is None:
-            if monotonic() < self._due:
+            if monotonic() < self._next_comparison():
                 return False
             self._begin()
         if self._reconcile is not None and not await self._reconcile.step():
@@ -197,20 +192,25 @@ class Follower:
 
     async def _end(self) -> None:
         self._reconcile = None
-        self._took = monotonic() - self._began
+        self._ended = monotonic()
+        self._took = self._ended - self._began
         if self._watcher is not None and self._tree.doubtful:
             await asyncio.to_thread(self._watcher.sweep)
         self._tree.doubtful = self._lost
         self._note_patterns()
         self._report_blind()
-        self._due = monotonic() + self._pause()
+        self._due = self._ended + self._pause()
 
     def _pause(self) -> float:
         """Seconds until the next comparison."""
         if self._lost:
             return self._took
-        polled = self._watcher is None or self._blind or self._tree.incomplete
+        polled = self._watcher is None or self._blind
         return self._settings.poll if polled else self._settings.rescan
+
+    def _next_comparison(self) -> float:
+        """When it is due (monotonic seconds)."""
+        return min(self._due, self._ended + self._settings.poll) if self._tree.incomplete else self._due
 
     def _note_patterns(self) -> None:
         if self._inventory.meta.notes.get("visible") != self._patterns():
@@ -227,7 +227,7 @@ class Follower:
 
     def _next_time(self) -> float:
         held = self._tree.unfinished.next_due()
-        due = min(self._due, self._present_at + PRESENCE_IDLE)
+        due = min(self._next_comparison(), self._present_at + PRESENCE_IDLE)
         return due if held is None else min(due, held)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from enum import Enum, auto
 from typing import Final
@@ -53,7 +54,7 @@ class Hints:
         self._wake = wake
         self._limit = limit
         self._lock = threading.Lock()
-        self._hints: list[Hint] = []
+        self._hints: deque[Hint] = deque()
         self._looks: dict[bytes, Hint] = {}
         self._overflow = False
         self.lost_root = False
@@ -89,7 +90,7 @@ class Hints:
 
     def _add(self, hint: Hint) -> None:
         if len(self._hints) >= self._limit:
-            self._hints, self._looks, self._overflow = [], {}, True
+            self._hints, self._looks, self._overflow = deque(), {}, True
         self._hints.append(hint)
         if len(self._hints) == 1:
             self._wake()
@@ -111,8 +112,7 @@ class Hints:
 
     def take(self, limit: int) -> list[Hint]:
         with self._lock:
-            taken = self._hints[:limit]
-            self._hints = self._hints[limit:]
+            taken = [self._hints.popleft() for _ in range(min(limit, len(self._hints)))]
             for hint in taken:
                 if self._looks.get(hint.path) is hint:
                     del self._looks[hint.path]
@@ -122,6 +122,10 @@ class Hints:
         with self._lock:
             overflow, self._overflow = self._overflow, False
             return overflow
+
+    def __contains__(self, path: bytes) -> bool:
+        """Whether a look at the path waits."""
+        return path in self._looks
 
     def __len__(self) -> int:
         return len(self._hints)

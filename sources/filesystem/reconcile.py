@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from time import monotonic
 from typing import Final
 
 from headrace.failpoints import reach
-from headrace.inventory import PAGE, Difference, Found, Inventory, compare
+from headrace.inventory import PAGE, Difference, Found, compare
 from headrace.protocols import Logger, Write
 from headrace.sources.filesystem.entry import ROW_SIZE, identity, is_file, unpack, untouched
 from headrace.sources.filesystem.hints import CREATED, DELETED, Act, Hint
@@ -18,35 +18,6 @@ from headrace.sources.filesystem.tree import Tree
 from headrace.sources.filesystem.walk import Walker
 
 RECENT: Final = 60.0  # seconds: at the very first listing, only files this young are asked whether they are open
-
-
-FINDS: Final = 500  # reads of single rows by identity; beyond it, one pass over all rows is cheaper
-BITS: Final = 1 << 23  # a megabyte
-
-
-class Identities:
-    """Which identities the inventory knows, as a set of hashes: in a million rows one answer in nine is a false yes."""
-
-    def __init__(self) -> None:
-        self._bits = bytearray(BITS >> 3)
-
-    @classmethod
-    async def known(cls, inventory: Inventory) -> Identities:
-        found = cls()
-        after: bytes | None = None
-        while rows := await inventory.scan(ROWS, after, PAGE):
-            after = rows[-1][0]
-            for _, value in rows:
-                found.add(identity(value))
-        return found
-
-    def add(self, one: bytes) -> None:
-        number = hash(one) % BITS
-        self._bits[number >> 3] |= 1 << (number & 7)
-
-    def __contains__(self, one: bytes) -> bool:
-        number = hash(one) % BITS
-        return bool(self._bits[number >> 3] & 1 << (number & 7))
 
 
 class Reconcile:
@@ -78,8 +49,6 @@ class Reconcile:
         self._before = before
         self._listed = self._inventory.meta.listed
         self._marker = self._inventory.meta.marker
-        self._identities: Identities | None = None
-        self._asked = 0
         self._away = 0
         self._parts = self._run()
         self._began = monotonic()
@@ -159,10 +128,9 @@ class Reconcile:
 
     async def _moves(self, added: Sequence[Found]) -> dict[bytes, Hint]:
         """The new names of known things: the same inode, untouched, and gone from where it was."""
-        if not self._listed and not self._marker:
+        if not added or (not self._listed and not self._marker):
             return {}
-        old = {key: await self._known_as(key, value) for key, value in added}
-        paths = {key: [path_of(it) for it in keys] for key, keys in old.items() if keys}
+        paths = await self._known_as(added)
         looks = await self._tree.looker.look({path for them in paths.values() for path in them})
         moves: dict[bytes, Hint] = {}
         taken: set[bytes] = set()
@@ -173,14 +141,16 @@ class Reconcile:
                 moves[key] = Hint(Act.MOVED, gone[0], 0, path_of(key))
         return moves
 
-    async def _known_as(self, key: bytes, value: bytes) -> Sequence[bytes]:
-        self._asked += 1
-        if self._asked == FINDS:
-            self._identities = await Identities.known(self._inventory)
-        if self._identities is not None and identity(value) not in self._identities:
-            return ()
-        rows = await self._inventory.find(identity(value))
-        return [it for it, row in rows if it != key and untouched(row, value)]
+    async def _known_as(self, added: Sequence[Found]) -> Mapping[bytes, Sequence[bytes]]:
+        """Where the inventory has the same thing, untouched, by the key that it is listed under now."""
+        known: dict[bytes, list[Found]] = {}
+        for row in await self._inventory.find({identity(value) for _, value in added}):
+            known.setdefault(identity(row[1]), []).append(row)
+        same = {
+            key: [path_of(it) for it, row in known.get(identity(value), ()) if it != key and untouched(row, value)]
+            for key, value in added
+        }
+        return {key: paths for key, paths in same.items() if paths}
 
     async def _sweep(self) -> AsyncGenerator[None, None]:
         """Confirm what was not met, and tell that it is gone."""

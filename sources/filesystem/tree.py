@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from headrace.failpoints import reach
-from headrace.inventory import PAGE, Found, Inventory
+from headrace.inventory import PAGE, Inventory
 from headrace.protocols import Clock
 from headrace.sources.filesystem.decide import Decisions, Step
 from headrace.sources.filesystem.entry import ROW_SIZE, identity, is_directory, is_file, unpack
@@ -16,7 +16,7 @@ from headrace.sources.filesystem.names import Visibility, below, key_of, path_of
 from headrace.sources.filesystem.record import Recorder
 from headrace.sources.filesystem.unfinished import Patience, Unfinished
 
-UNSEEN: Final = 10_000
+UNCONFIRMED: Final = 10_000  # paths to be looked at later, beyond which a comparison is cheaper
 
 
 class Tree:
@@ -74,16 +74,15 @@ class Tree:
         else:
             await self._moved_directory(hint.path, hint.to)
 
-    async def listed(self, page: Sequence[Found]) -> None:
-        """A page of a directory that appeared. It is looked at again: the directory may be a link by now."""
-        await self.files([Hint(Act.LOOK, path_of(key), CREATED) for key, _ in page])
+    async def listed(self, paths: Iterable[bytes]) -> None:
+        """What a directory that appeared holds. It is looked at again: the directory may be a link by now."""
+        await self.files([Hint(Act.LOOK, path, CREATED) for path in paths])
 
     async def files(self, hints: Sequence[Hint], looks: Looks | None = None, *, recovered: bool = False) -> None:
         """Look at what the hints name, unless `looks` has it, and record what changed."""
         linked = await self._files(hints, looks, recovered=recovered) if hints else ()
         if linked:
-            rows = [row for it in linked for row in await self.inventory.find(it)]
-            others = {path_of(key) for key, _ in rows}
+            others = {path_of(key) for key, _ in await self.inventory.find(linked)}
             others.update(self.unfinished.named(linked))
             await self._files([Hint(Act.LOOK, it, CHANGED) for it in others], None, recovered=recovered)
 
@@ -140,6 +139,7 @@ class Tree:
             reach("filesystem.moving")
         self._doubt([to])
         self._moved.add(to)
+        self._bound(self._moved)
         if row is not None and not self.visible.shows(to):
             await self._record([Step("deleted", path, row)])
 
@@ -157,19 +157,22 @@ class Tree:
         """New names that no look confirmed. As long as hints may be missing, so may the hint of what came next."""
         if self.doubtful:
             self._unseen.update(paths)
-        if len(self._unseen) > UNSEEN:
-            self._unseen.clear()
+        self._bound(self._unseen)
+
+    def _bound(self, paths: set[bytes]) -> None:
+        if len(paths) > UNCONFIRMED:
+            paths.clear()
             self.incomplete = True
 
     async def confirm_moved(self) -> bool:
-        """Once no hint waits: whether what moved with a directory is in it. False where there was nothing to do.
+        """Once no hint waits: whether what moved with one directory is in it. False where there was nothing to do.
 
         A look may be from after the next hint: rows of a directory may be those of one that took its name since.
         """
-        moved, self._moved = self._moved, set()
-        for path in moved:
-            await self._confirm(path)
-        return bool(moved)
+        if not self._moved:
+            return False
+        await self._confirm(self._moved.pop())
+        return True
 
     async def _confirm(self, path: bytes) -> None:
         row, before = await self.inventory.get(key_of(path)), await self.looker.look([path])

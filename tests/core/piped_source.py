@@ -48,8 +48,9 @@ class Piped:
         await out.append([], [Write(b"00", None)])
         assert await out.state.get(b"00") is None
         assert await out.state.get(b"09") == b"29"
+        assert await out.state.get_many([b"00", b"09", b"none"]) == {b"09": b"29"}
         assert await out.state.scan(b"0", b"07", 5) == [(b"08", b"28"), (b"09", b"29")]
-        assert [key for key, _ in await out.state.find(b"odd")] == [b"01", b"03", b"05", b"07", b"09"]
+        assert [key for key, _ in await out.state.find([b"odd"])] == [b"01", b"03", b"05", b"07", b"09"]
 
     async def submits(self, out: Capture) -> None:
         """Ends at once, with everything in flight."""

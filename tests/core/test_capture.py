@@ -55,8 +55,8 @@ def test_what_is_submitted_is_in_order_and_seen_at_once() -> None:
         futures = [await out.submit([an_event(n)], [Write(b"k", b"%d" % n, b"s%d" % (n % 2))]) for n in range(4)]
         assert await out.state.get(b"k") == b"3"
         assert await out.state.scan(b"", None, 9) == [(b"k", b"3")]
-        assert await out.state.find(b"s1") == [(b"k", b"3")]
-        assert await out.state.find(b"s0") == []
+        assert await out.state.find([b"s1"]) == [(b"k", b"3")]
+        assert await out.state.find([b"s0"]) == []
         journal.let(2)
         await asyncio.sleep(0)
         await asyncio.sleep(0)
@@ -173,7 +173,10 @@ async def _compare(
     assert await state.get(key) == (model[key][0] if key in model else None)
     expected = [(k, v) for k, (v, _) in sorted(model.items()) if k.startswith(prefix) and (after is None or k > after)]
     assert await state.scan(prefix, after, limit) == expected[:limit]
-    assert await state.find(b"x") == [(k, v) for k, (v, s) in sorted(model.items()) if s == b"x"]
+    assert await state.find([b"x"]) == [(k, v) for k, (v, s) in sorted(model.items()) if s == b"x"]
+    assert await state.find([b"y", b"z", b"x"]) == [(k, v) for k, (v, s) in sorted(model.items()) if s]
+    some = chance.sample([*keys, b"none"], 5)
+    assert await state.get_many(some) == {k: model[k][0] for k in some if k in model}
 
 
 def test_what_makes_an_event_too_large_is_left_out_and_named() -> None:

@@ -18,7 +18,6 @@ from headrace.inventory import (
     Meta,
     compare,
     difference,
-    lookup,
 )
 from headrace.protocols import Write
 from headrace.testing import MemoryCapture
@@ -98,19 +97,6 @@ def test_rows_are_read_when_their_page_is_compared() -> None:
     asyncio.run(run())
 
 
-@given(THINGS, st.sets(KEYS.map(lambda key: b"f" + key), max_size=60))
-def test_lookup_finds_the_rows_that_are_there(rows: dict[bytes, bytes], keys: set[bytes]) -> None:
-    store = Rows(rows)
-    expected = {key: rows[key] for key in keys if key in rows}
-    assert asyncio.run(lookup(store.get, store.scan, sorted(keys))) == expected
-
-
-def test_neighbours_are_looked_up_together() -> None:
-    store = Rows({b"f%06d" % number: b"" for number in range(0, 2000, 2)})
-    asyncio.run(lookup(store.get, store.scan, [b"f%06d" % number for number in range(100, 600)]))
-    assert store.reads < 10
-
-
 @given(st.lists(st.tuples(st.sampled_from(["put", "drop", "flush"]), st.integers(0, 5), st.integers(0, 3))))
 def test_reads_see_what_was_applied(steps: list[tuple[str, int, int]]) -> None:
     async def run() -> None:
@@ -127,8 +113,11 @@ def test_reads_see_what_was_applied(steps: list[tuple[str, int, int]]) -> None:
                 model.pop(key, None)
                 await inventory.apply((), [Write(key, None)])
             assert await inventory.get(key) == model.get(key)
-            assert await inventory.find(secondary) == [it for it in found(model) if it[1] == secondary]
-        assert await inventory.lookup([b"f%d" % it for it in range(7)]) == model
+            assert await inventory.find([secondary]) == [it for it in found(model) if it[1] == secondary]
+            assert await inventory.find([b"s1", secondary, b"none"]) == [
+                it for it in found(model) if it[1] in {b"s1", secondary}
+            ]
+            assert await inventory.lookup([b"f%d" % it for it in range(7)]) == model
         assert await inventory.scan(b"f", None, 10) == found(model)
 
     asyncio.run(run())
