@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -43,12 +43,12 @@ def tree_of(root: Path) -> Tree:
             found[str(Path(folder, name).relative_to(root))] = ("directory", None, None)
         for name in files:
             path = Path(folder, name)
-            stat = path.stat()
+            stat = path.lstat()
             found[str(path.relative_to(root))] = ("file", stat.st_size, stat.st_mtime_ns // 1000)
     return found
 
 
-def rebuilt(events: list[dict[str, Any]]) -> Tree:
+def rebuilt(events: Iterable[dict[str, Any]]) -> Tree:
     """What must be there, by the events alone."""
     tree: Tree = {}
     for event in events:

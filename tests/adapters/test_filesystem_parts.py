@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from watchdog.observers.inotify_c import WatchDescriptor, inotify_add_watch
 
 from headrace.sources.filesystem import FilesystemSource, walk, watch
+from headrace.sources.filesystem.appeared import Appeared
 from headrace.sources.filesystem.decide import Decisions, Step
 from headrace.sources.filesystem.diagnose import findings
 from headrace.sources.filesystem.entry import Entry, identity, packer, unpack, untouched
@@ -173,6 +174,19 @@ def test_a_link_is_listed_and_not_entered(tmp_path: Path) -> None:
     (tmp_path / "t").mkdir()
     (tmp_path / "t/loop").symlink_to(".")
     assert pages(walker(tmp_path / "t")) == [b"loop"]
+
+
+def test_directories_that_appeared_are_listed_once_and_within_a_limit(tmp_path: Path) -> None:
+    for name in ("a/b", "c"):
+        (tmp_path / "t" / name).mkdir(parents=True)
+        (tmp_path / "t" / name / "file").touch()
+    appeared = Appeared(lambda top: walker(tmp_path / "t", top=top), limit=2)
+    assert not appeared
+    assert [appeared.add(it) for it in (b"a", b"a", b"a/b", b"c", b"d")] == [True, True, True, True, False]
+    assert [path_of(key) for key, _ in appeared.page()] == [b"a", b"a/b", b"a/b/file", b"c", b"c/file"]
+    assert appeared.add(b"a/b")
+    assert [path_of(key) for key, _ in appeared.page()] == [b"a/b", b"a/b/file"]
+    assert not appeared
 
 
 def test_a_deep_tree(tmp_path: Path) -> None:

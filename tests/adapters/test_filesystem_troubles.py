@@ -6,8 +6,9 @@ import asyncio
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from tests.fixtures.daemon import environment
 from tests.fixtures.daemon import until as eventually
 from tests.fixtures.users import unprivileged
 
+LOST = "notifications were lost in a burst: the whole tree is compared"
 BLIND = "the limit of watches is reached"
 SETTINGS = """
 [sources.tree]
@@ -62,9 +64,9 @@ def test_permission_lost_and_regained_while_it_runs() -> None:
 
 
 @contextmanager
-def bound(store: Path, tree: Path) -> Iterator[None]:
-    """The store mounted on the tree."""
-    if not did("mount", "--bind", store, tree):
+def mounted(tree: Path, *what: str | Path) -> Iterator[None]:
+    """What `mount` is told, on the tree."""
+    if not did("mount", *what, tree):
         pytest.skip("mounting takes root: run as root, with CAP_SYS_ADMIN")
     try:
         yield
@@ -76,29 +78,50 @@ def test_a_root_unmounted_and_mounted_again(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(follow, "PRESENCE_IDLE", 0.2)  # a bound directory goes without a notification
 
     async def main() -> None:
-        run = Run(tmp_path, {"snapshot": "initial"})
+        run, store = Run(tmp_path, {"snapshot": "initial"}), tmp_path / "store"
         run.tree.mkdir()
-        store = tmp_path / "store"
         store.mkdir()
         (store / "a").write_text("x")
         (store / "b").write_text("x")
-        with bound(store, run.tree):
-            context = run.running()
-            await context.__aenter__()
-            await until(lambda: len(run.all) == 2)
-        try:
+        async with AsyncExitStack() as stack:
+            with mounted(run.tree, "--bind", store):
+                await stack.enter_async_context(run.running())
+                await until(lambda: len(run.all) == 2)
             await until(lambda: run.told("the watched directory is gone") == 1)
             await until(lambda: run.told("waiting for the watched directory") == 1)
             (store / "a").unlink()
             assert len(run.all) == 2
-            with bound(store, run.tree):
+            with mounted(run.tree, "--bind", store):
                 await until(lambda: run.since(2) == [("deleted", "a")])
                 (run.tree / "c").write_text("x")
                 await run.agrees()
-                await context.__aexit__(None, None, None)
-        except BaseException:
-            await context.__aexit__(*sys.exc_info())
-            raise
+                await stack.aclose()
+
+    asyncio.run(main())
+
+
+def test_a_file_system_unmounted_from_the_root_and_another_mounted(tmp_path: Path) -> None:
+    """The kernel tells at once. The other one is empty at first, as a mount point is whose mount is missing."""
+    disk = ("-t", "tmpfs", "none")
+
+    async def main() -> None:
+        run = Run(tmp_path, {"snapshot": "initial"})
+        run.tree.mkdir()
+        async with AsyncExitStack() as stack:
+            with mounted(run.tree, *disk):
+                (run.tree / "a").write_text("x")
+                (run.tree / "b").write_text("x")
+                await stack.enter_async_context(run.running())
+                await until(lambda: len(run.all) == 2)
+            await until(lambda: run.told("the watched directory is gone") == 1)
+            await until(lambda: run.told("waiting for the watched directory") == 1)
+            with mounted(run.tree, *disk):
+                assert len(run.all) == 2
+                (run.tree / "b").write_text("longer")
+                await until(lambda: sorted(run.since(2)) == [("deleted", "a"), ("modified", "b")])
+                (run.tree / "c").write_text("x")
+                await run.agrees()
+                await stack.aclose()
 
     asyncio.run(main())
 
@@ -117,13 +140,42 @@ def test_a_slow_writer_during_an_overflow_is_one_created(tmp_path: Path, monkeyp
                     (run.tree / str(number)).write_text("x")
                 await until(lambda: run.told("compared with the tree") > 1)
                 await until(lambda: len(run.all) == 5_000, 30)
-                assert run.told("notifications were lost in a burst: the whole tree is compared") > 0
+                assert run.told(LOST) > 0
                 assert "slow" not in {path for _, path in run.all}
                 slow.write("the end")
             await run.agrees()
         assert [(it.type, it.data["size"]) for it in run.capture.events if it.subject == "slow"] == [
             ("headrace.filesystem.created", 5 * 5_000 + 7)
         ]
+
+    asyncio.run(main())
+
+
+def test_comparisons_end_while_directories_are_renamed_without_a_pause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headrace.sources.filesystem.hints.Hints.__init__.__defaults__", (500,))
+    stop = threading.Event()
+
+    def storm(tree: Path) -> None:
+        while not stop.is_set():
+            (tree / "d").rename(tree / "e")
+            (tree / "e").rename(tree / "d")
+
+    async def main() -> None:
+        run = Run(tmp_path, {"snapshot": "initial"})
+        for number in range(20):
+            (run.tree / f"d/{number}").mkdir(parents=True)
+        async with run.running():
+            storming = asyncio.create_task(asyncio.to_thread(storm, run.tree))
+            try:
+                await until(lambda: run.told(LOST) > 0, 30)
+                before = run.told("compared with the tree")
+                await until(lambda: run.told("compared with the tree") > before + 2, 30)
+            finally:
+                stop.set()
+                await storming
+            await run.agrees()
 
     asyncio.run(main())
 

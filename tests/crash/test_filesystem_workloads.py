@@ -244,11 +244,7 @@ def restoring(tree: Path, work: Path, number: int) -> None:
         shutil.copy2(file, target)
 
 
-# Renaming at full speed without a pause may keep the comparison after an overflow from ending: asked for with -m long.
-STORM = pytest.param(renaming, marks=pytest.mark.long)
-
-
-@pytest.mark.parametrize("program", [git, tar, rsync, pip, editors, rotation, STORM, restoring])
+@pytest.mark.parametrize("program", [git, tar, rsync, pip, editors, rotation, renaming, restoring])
 def test_what_programs_do(tmp_path: Path, daemon: Daemon, program: Callable[[Path, Path, int], None]) -> None:
     if program in {git, tar, rsync}:
         needs(program.__name__)

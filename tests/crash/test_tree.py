@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 
 from headrace.delivery.commit import UNCOMMITTED
-from tests.fixtures.churn import Churn, rebuild, tree_of
+from headrace.demo.watch import rebuilt, tree_of
+from tests.fixtures.churn import Churn
+from tests.fixtures.daemon import Daemon, until
 
 SETTINGS = """
 [sources.tree]
@@ -71,40 +71,9 @@ def house(tmp_path: Path) -> Path:
     return tmp_path
 
 
-class Daemon:
-    """The real daemon in its own process, with its log in a file."""
-
-    def __init__(self, house: Path, environment: dict[str, str] | None = None) -> None:
-        self._log = (house / "daemon.log").open("ab")
-        command = [sys.executable, "-m", "headrace", "run", "-c", str(house / "headrace.toml")]
-        self.process = subprocess.Popen(
-            command, stderr=self._log, stdout=self._log, cwd=house, env={**os.environ, **(environment or {})}
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
-            self.process.terminate()
-        self.process.wait(30)
-        self._log.close()
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-
 def events_of(house: Path) -> list[dict[str, Any]]:
     file = house / "audit.jsonl"
     return [json.loads(line) for line in file.read_bytes().splitlines()] if file.exists() else []
-
-
-def until(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.05)  # polling with a deadline
 
 
 def settle(house: Path) -> None:
@@ -112,14 +81,14 @@ def settle(house: Path) -> None:
     tree = tree_of(house / "tree")
 
     def complete() -> bool:
-        return rebuild(events_of(house)) == tree and called(house).keys() == {it["id"] for it in events_of(house)}
+        events = events_of(house)
+        return rebuilt(events) == tree and called(house).keys() == {it["id"] for it in events}
 
     with Daemon(house):
         try:
-            until(complete, "the rebuilt tree equals the tree, and the function was called for every event")
+            until(complete, "the rebuilt tree equals the tree, and the function was called for every event", 60)
         except AssertionError:
-            rebuilt = rebuild(events_of(house))
-            assert rebuilt == tree
+            assert rebuilt(events_of(house)) == tree
             assert called(house).keys() == {it["id"] for it in events_of(house)}
 
 
@@ -143,9 +112,8 @@ def test_killed_at_random_the_tree_comes_out_right(house: Path) -> None:
     chance = random.Random(7)
     with Churn(house / "tree", seed=7) as churn:
         for _ in range(KILLS):
-            with Daemon(house) as daemon:
+            with Daemon(house):
                 time.sleep(chance.uniform(0.1, 1.2))  # the moment of death is the random input
-                daemon.kill()
             time.sleep(chance.uniform(0, 0.1))  # changes while it is down
     assert churn.operations > 1_000
     settle(house)
