@@ -31,9 +31,16 @@ def report(name: str, figures: Mapping[str, float | int | str]) -> None:
     for what, value in figures.items():
         sys.stdout.write(f"{what:<{width}}  {_shown(value)}\n")
     RESULTS.mkdir(exist_ok=True)
-    measured = {"machine": machine(), "date": datetime.now(UTC).date().isoformat(), "figures": dict(figures)}
-    (RESULTS / f"{name}.json").write_text(json.dumps(measured, indent=2) + "\n")
-    sys.stdout.write(f"\n{measured['machine']}\n")
+    results = {"machine": machine(), "date": datetime.now(UTC).date().isoformat(), "figures": dict(figures)}
+    (RESULTS / f"{name}.json").write_text(json.dumps(results, indent=2) + "\n")
+    sys.stdout.write(f"\n{results['machine']}\n")
+
+
+def measured(name: str) -> dict[str, float | int | str]:
+    """The figures that results/NAME.json has."""
+    file = RESULTS / f"{name}.json"
+    figures: dict[str, float | int | str] = json.loads(file.read_text())["figures"] if file.exists() else {}
+    return figures
 
 
 def _shown(value: float | str) -> str:

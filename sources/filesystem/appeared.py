@@ -12,13 +12,17 @@ LIMIT: Final = 10_000  # directories waiting; beyond it a listing of the whole t
 
 
 class Appeared:
-    """What waits below a directory that waits itself is listed with it. `walker` makes what lists one directory."""
+    """What waits below a directory that waits itself is listed with it. `walker` makes what lists one directory.
+
+    `unreadable`: directories that could not be listed, for the caller to take out.
+    """
 
     def __init__(self, walker: Callable[[bytes], Walker], limit: int = LIMIT) -> None:
         self._make = walker
         self._limit = limit
         self._waiting: dict[bytes, None] = {}
         self._walker: Walker | None = None
+        self.unreadable: dict[bytes, OSError] = {}
 
     def __bool__(self) -> bool:
         return self._walker is not None or bool(self._waiting)
@@ -45,6 +49,7 @@ class Appeared:
             found = walker.page(PAGE - len(page))
             page += found
             if not found:
+                self.unreadable |= walker.unreadable
                 self._walker = None
         return page
 

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Final
 from headrace.inventory import Inventory
 from headrace.protocols import Context
 from headrace.sources.filesystem.appeared import Appeared
+from headrace.sources.filesystem.closed import Closed
 from headrace.sources.filesystem.content import Reader
 from headrace.sources.filesystem.entry import packer
 from headrace.sources.filesystem.events import Events
-from headrace.sources.filesystem.hints import WATCHES, Hints
+from headrace.sources.filesystem.hints import WATCHES, Act, Hints
 from headrace.sources.filesystem.look import Looker
 from headrace.sources.filesystem.names import Visibility, path_of
 from headrace.sources.filesystem.reconcile import Reconcile
@@ -46,6 +47,7 @@ class Follower:
         self._pack = packer(root.device)
         self._watcher: Watcher | None = None
         self._appeared = Appeared(self._walker)
+        self._closed = Closed(root.path, context.log)
         self._reconcile: Reconcile | None = None
         self._took = 0.0  # seconds that the last comparison took
         self._ended = 0.0  # when it ended, and
@@ -109,7 +111,7 @@ class Follower:
         checked = await self._check_unfinished()
         listed = await self._list_appeared()
         if not hinted and not listed:
-            listed = await self._tree.confirm_moved()
+            listed = await self._tree.confirm()
         compared = await self._compare()
         if self._hints.lost_root and not hinted:
             raise RootLost("it was removed, renamed or unmounted")
@@ -119,11 +121,22 @@ class Follower:
         if self._hints.take_overflow():
             self._lost_hints()
         hints = self._hints.take(GROUP)
-        for path in await self._tree.follow(hints) if hints else ():
-            if not self._appeared.add(path):
-                self._lost_hints()
+        for hint in await self._tree.follow(hints) if hints else ():
+            if hint.act is Act.ENTER or self._opened(hint.path):
+                self._appear(hint.path)
         self._check_present(PRESENCE if hints else PRESENCE_IDLE)
         return bool(hints)
+
+    def _appear(self, directory: bytes) -> None:
+        if not self._appeared.add(directory):
+            self._lost_hints()
+
+    def _opened(self, directory: bytes) -> bool:
+        """Whether a directory can be read again. What was removed from it meanwhile could not be confirmed."""
+        opened = self._visible.enters(directory) and self._closed.opened(directory)
+        if opened:
+            self._tree.confirm_later(directory)
+        return opened
 
     def _check_present(self, after: float) -> None:
         """What is mounted over the root, and who renames its parent, tells nobody."""
@@ -150,6 +163,8 @@ class Follower:
         if not self._appeared:
             return False
         page = await asyncio.to_thread(self._appeared.page)
+        self._closed.add(self._appeared.unreadable)
+        self._appeared.unreadable.clear()
         # What a hint waits for is left to it, which knows more: after a burst that is most of a new directory.
         await self._tree.listed([path for key, _ in page if (path := path_of(key)) not in self._hints])
         return True
@@ -164,13 +179,17 @@ class Follower:
             if monotonic() < self._next_comparison():
                 return False
             self._begin()
-        if self._reconcile is not None and not await self._reconcile.step():
-            await self._end()
+        if self._reconcile is not None:
+            more = await self._reconcile.step()
+            self._closed.add(self._reconcile.unreadable)
+            if not more:
+                await self._end()
         return True
 
     def _begin(self) -> None:
         self._lost = self._tree.incomplete = False
         self._began = monotonic()
+        self._closed.clear()
         if self._watcher is not None:
             self._watcher.begin()
         self._reconcile = Reconcile(

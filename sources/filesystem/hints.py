@@ -26,6 +26,7 @@ class Act(Enum):
     MOVED_DIRECTORY = auto()
     ENTER = auto()  # a directory appeared: look at all that is in it
     LEFT = auto()  # a directory disappeared, removed or moved out
+    RIGHTS = auto()  # of a directory changed, or its times; `b""` is the root
 
 
 class Hint:

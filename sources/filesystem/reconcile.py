@@ -61,6 +61,11 @@ class Reconcile:
             return False
         return True
 
+    @property
+    def unreadable(self) -> Mapping[bytes, OSError]:
+        """Directories met so far that could not be read."""
+        return self._walker.unreadable
+
     async def close(self) -> None:
         """Give up where it is."""
         await self._parts.aclose()
@@ -183,11 +188,4 @@ class Reconcile:
                 "a file system below the directory is not mounted, what was on it is left as it was",
                 paths=self._away,
                 hint="mount it again",
-            )
-        for path, error in self._walker.unreadable.items():
-            self._log.warning(
-                "a directory cannot be read, what is in it is left as it was",
-                path=path.decode(errors="backslashreplace"),
-                error=error.strerror,
-                hint="give the daemon's user read and search permission",
             )

@@ -46,27 +46,27 @@ class Tree:
         self._fingerprint = fingerprint
         self.unfinished = Unfinished(patience)
         self._unseen: set[bytes] = set()
-        self._moved: set[bytes] = set()
+        self._unconfirmed: set[bytes] = set()
         self.doubtful = True
         self.incomplete = False
 
-    async def follow(self, hints: Sequence[Hint]) -> list[bytes]:
-        """Act on hints, in order. Returns the directories to list, because they appeared."""
+    async def follow(self, hints: Sequence[Hint]) -> list[Hint]:
+        """Act on hints, in order. Returns those about directories that may have to be listed."""
         group: list[Hint] = []
-        appeared: list[bytes] = []
+        directories: list[Hint] = []
         for hint in hints:
             if hint.flags == CHANGED and hint.path in self.unfinished:
                 continue  # written to, and looked at when its time comes
             if hint.act in {Act.LOOK, Act.MOVED}:
                 group.append(hint)
-            elif hint.act is Act.ENTER:
-                appeared.append(hint.path)
+            elif hint.act in {Act.ENTER, Act.RIGHTS}:
+                directories.append(hint)
             else:
                 await self.files(group)
                 group = []
                 await self._directory(hint)
         await self.files(group)
-        return appeared
+        return directories
 
     async def _directory(self, hint: Hint) -> None:
         if hint.act is Act.LEFT:
@@ -138,8 +138,7 @@ class Tree:
             await self._record([self._moved_with(path, to, key, value) for key, value in rows])
             reach("filesystem.moving")
         self._doubt([to])
-        self._moved.add(to)
-        self._bound(self._moved)
+        self.confirm_later(to)
         if row is not None and not self.visible.shows(to):
             await self._record([Step("deleted", path, row)])
 
@@ -164,14 +163,19 @@ class Tree:
             paths.clear()
             self.incomplete = True
 
-    async def confirm_moved(self) -> bool:
-        """Once no hint waits: whether what moved with one directory is in it. False where there was nothing to do.
+    def confirm_later(self, directory: bytes) -> None:
+        """What is known to be in it may not be, and no hint will tell."""
+        self._unconfirmed.add(directory)
+        self._bound(self._unconfirmed)
+
+    async def confirm(self) -> bool:
+        """Once no hint waits: whether what is known of one directory is in it. False where there was nothing to do.
 
         A look may be from after the next hint: rows of a directory may be those of one that took its name since.
         """
-        if not self._moved:
+        if not self._unconfirmed:
             return False
-        await self._confirm(self._moved.pop())
+        await self._confirm(self._unconfirmed.pop())
         return True
 
     async def _confirm(self, path: bytes) -> None:

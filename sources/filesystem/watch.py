@@ -248,8 +248,9 @@ class Watcher:
 
     def _about_watch(self, node: Node, mask: int) -> None:
         if not mask & _LOST:
-            return
-        if node is self._top:
+            if mask & In.IN_ATTRIB and node is self._top:
+                self._hints.add(Hint(Act.RIGHTS, b""))
+        elif node is self._top:
             self._hints.lose_root()
         elif mask & In.IN_IGNORED:
             self._nodes.pop(node.wd, None)
@@ -262,8 +263,10 @@ class Watcher:
             self._moved_to(node, mask, cookie, name, path)
         elif mask & In.IN_DELETE:
             self._hints.add(Hint(Act.LEFT, path))
-        elif mask & In.IN_CREATE or name not in node.children:  # or rights that may let us in now
+        elif mask & In.IN_CREATE:
             self._enter(path)
+        else:
+            self._hints.add(Hint(Act.RIGHTS, path))
 
     def _enter(self, path: bytes) -> bool:
         """Watch a directory that appeared; False where nothing in it is visible."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from headrace.sources.filesystem import follow
 from tests.adapters.filesystem_runs import Run, name, until
 from tests.fixtures.users import unprivileged
 
@@ -570,6 +571,30 @@ def test_a_root_that_appears_later(tmp_path: Path) -> None:
             await until(lambda: run.told("compared with the tree") == 1)
             (run.tree / "a").write_text("x")
             await run.sees(("created", "a"))
+
+    asyncio.run(main())
+
+
+def test_a_root_that_is_a_link_is_followed_where_it_leads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follow, "PRESENCE_IDLE", 0.2)  # where a link leads is not notified
+
+    async def main() -> None:
+        for release, files in (("one", ["a", "b"]), ("two", ["b", "c"])):
+            for file in files:
+                (tmp_path / release).mkdir(exist_ok=True)
+                (tmp_path / release / file).write_text(release)
+        run = Run(tmp_path, {"snapshot": "initial"})
+        run.tree.symlink_to("one")
+        async with run.running():
+            await until(lambda: len(run.all) == 2)
+            (run.tree / "d").mkdir()
+            await until(lambda: run.since(2) == [("created", "d")])
+            (tmp_path / "next").symlink_to("two")
+            (tmp_path / "next").replace(run.tree)
+            await until(lambda: len(run.all) == 7)
+            assert sorted(run.since(3)) == [("created", "c"), ("deleted", "a"), ("deleted", "d"), ("modified", "b")]
+            (run.tree / "e").write_text("x")
+            await run.agrees()
 
     asyncio.run(main())
 
