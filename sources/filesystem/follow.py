@@ -120,6 +120,8 @@ class Follower:
     async def _follow_hints(self) -> bool:
         if self._hints.take_overflow():
             self._lost_hints()
+        if self._hints.remounted:
+            self._hints.remounted, self._tree.incomplete, self._present_at = False, True, 0.0
         hints = self._hints.take(GROUP)
         for hint in await self._tree.follow(hints) if hints else ():
             if hint.act is Act.ENTER or self._opened(hint.path):
@@ -139,7 +141,7 @@ class Follower:
         return opened
 
     def _check_present(self, after: float) -> None:
-        """What is mounted over the root, and who renames its parent, tells nobody."""
+        """Who renames the root's parent, or points a link elsewhere that is the root, tells nobody."""
         if monotonic() - self._present_at >= after and not self._hints.lost_root:
             self._root.present()
             self._present_at = monotonic()

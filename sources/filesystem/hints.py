@@ -59,6 +59,7 @@ class Hints:
         self._looks: dict[bytes, Hint] = {}
         self._overflow = False
         self.lost_root = False
+        self.remounted = False
         self.failure: BaseException | None = None
 
     def look(self, path: bytes, flag: int) -> None:
@@ -104,6 +105,11 @@ class Hints:
     def lose_root(self) -> None:
         """The root was removed, renamed or unmounted: nothing more will come."""
         self.lost_root = True
+        self._wake()
+
+    def remount(self) -> None:
+        """Something was mounted or unmounted, at the root or below it."""
+        self.remounted = True
         self._wake()
 
     def fail(self, error: BaseException) -> None:

@@ -22,8 +22,8 @@ UNCONFIRMED: Final = 10_000  # paths to be looked at later, beyond which a compa
 class Tree:
     """Raises what the journal raises. All of it runs in one task.
 
-    `doubtful`: hints may have been lost, and the tree was not compared since. `incomplete`: something had to be
-    dropped that only another comparison finds.
+    `doubtful`: hints may have been lost, and the tree was not compared since. `incomplete`: there is something
+    that only another comparison finds.
     """
 
     def __init__(

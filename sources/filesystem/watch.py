@@ -22,6 +22,7 @@ from watchdog.observers.inotify_c import WatchDescriptor, inotify_add_watch, ino
 
 from headrace.errors import Transient
 from headrace.sources.filesystem.hints import CHANGED, CREATED, DELETED, FINISHED, WATCHES, Act, Hint, Hints
+from headrace.sources.filesystem.mounts import Mounts
 from headrace.sources.filesystem.names import Visibility
 from headrace.sources.filesystem.node import Node
 
@@ -82,6 +83,7 @@ class Watcher:
             raise _unwatched(ctypes.get_errno())
         os.set_inheritable(self._fd, False)  # noqa: FBT003 -- the function has no keyword
         self._stop_r, self._stop_w = os.pipe()
+        self._mounts = Mounts(self._real)
         try:
             self.watch(b"")
         except OSError as error:
@@ -99,6 +101,7 @@ class Watcher:
     def _close(self) -> None:
         with self._lock:  # a cancelled listing may still be under way in its thread
             self._closed = True
+            self._mounts.close()
             for descriptor in (self._fd, self._stop_r, self._stop_w):
                 os.close(descriptor)
 
@@ -202,16 +205,19 @@ class Watcher:
         poller = select.poll()
         poller.register(self._fd, select.POLLIN)
         poller.register(self._stop_r, select.POLLIN)
+        poller.register(self._mounts, select.POLLPRI)
         in_a_row, last = 0, 0.0
         while True:
-            ready = poller.poll(PAIRING * 1000 if self._halves else None)
-            if any(descriptor == self._stop_r for descriptor, _ in ready):
+            ready = {descriptor for descriptor, _ in poller.poll(PAIRING * 1000 if self._halves else None)}
+            if self._stop_r in ready:
                 return
+            if self._mounts.fileno() in ready and self._mounts.changed():
+                self._hints.remount()
             in_a_row = in_a_row + 1 if monotonic() - last < GATHER * 2 else 0
             if in_a_row > TORRENT:
                 sleep(GATHER)
             with self._lock:
-                if ready:
+                if self._fd in ready:
                     self._handle(os.read(self._fd, BUFFER))
                 self._expire((last := monotonic()) - PAIRING)
 

@@ -15,7 +15,6 @@ import pytest
 
 from headrace.event import Event
 from headrace.sources.filesystem import (
-    follow,
     watch,  # noqa: F401 -- loaded before a test becomes a user who may not read where Python is
 )
 from tests.adapters.filesystem_runs import Run, listed, rebuilt, until
@@ -82,9 +81,7 @@ def mounted(tree: Path, *what: str | Path) -> Iterator[None]:
         assert did("umount", tree)
 
 
-def test_a_root_unmounted_and_mounted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(follow, "PRESENCE_IDLE", 0.2)  # a bound directory goes without a notification
-
+def test_a_root_unmounted_and_mounted_again(tmp_path: Path) -> None:
     async def main() -> None:
         run, store = Run(tmp_path, {"snapshot": "initial"}), tmp_path / "store"
         run.tree.mkdir()
@@ -130,6 +127,37 @@ def test_a_file_system_unmounted_from_the_root_and_another_mounted(tmp_path: Pat
                 (run.tree / "c").write_text("x")
                 await run.agrees()
                 await stack.aclose()
+
+    asyncio.run(main())
+
+
+def test_a_file_system_below_the_root_unmounted_and_mounted_again(tmp_path: Path) -> None:
+    away = "a file system below the directory is not mounted, what was on it is left as it was"
+
+    async def main() -> None:
+        run, disk, point = (
+            Run(tmp_path, {"snapshot": "initial", "poll": "200ms"}),
+            tmp_path / "disk",
+            tmp_path / "tree/m",
+        )
+        for folder in (disk, point):
+            folder.mkdir(parents=True)
+        with mounted(disk, "-t", "tmpfs", "none"):
+            (disk / "a").write_text("x")
+            (disk / "b").write_text("x")
+            async with AsyncExitStack() as stack:
+                await stack.enter_async_context(run.running())
+                await until(lambda: run.all == [("created", "m")])
+                with mounted(point, "--bind", disk):
+                    await until(lambda: sorted(run.since(1)) == [("created", "m/a"), ("created", "m/b")])
+                await until(lambda: run.told(away) == 1)
+                (disk / "b").unlink()
+                assert len(run.all) == 3
+                with mounted(point, "--bind", disk):
+                    await until(lambda: run.since(3) == [("deleted", "m/b")])
+                    (disk / "c").write_text("x")
+                    await until(lambda: run.since(4) == [("created", "m/c")])
+                    await stack.aclose()
 
     asyncio.run(main())
 
