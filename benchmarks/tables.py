@@ -21,6 +21,16 @@ SUMMARY: Final = (
     ("file closed to function called", "latency", "p50 {closed to called p50 ms} ms, p99 {closed to called p99 ms} ms"),
     ("idle daemon", "latency", "{idle daemon RSS MB} MB, {idle CPU percent of one core} % of a core"),
     (
+        "10,000 new files a second, for a minute",
+        "files",
+        "all {10,000 files/s for 60 s: created events}, the last {10,000 files/s for 60 s: caught up after s} s later",
+    ),
+    (
+        "1,000,000 unchanged files compared at start",
+        "files",
+        "{1,000,000 files nested: times find} x `find -printf`, {1,000,000 files nested: peak RSS MB} MB",
+    ),
+    (
         "into the journal, an fsync for every block of 2,000",
         "journal",
         "{seal and append, up to 4 blocks in flight, events/s} events/s",

@@ -44,6 +44,7 @@ FAILPOINTS = [
     "inventory.append",
     "inventory.submitted",
     "filesystem.page",
+    "filesystem.moving",
     "capture.before-append",
     "journal.before-commit",
     "journal.after-commit",
