@@ -61,7 +61,7 @@ VERSIONS = ("newest", "oldest")
 SEED = int(os.environ.get("HEADRACE_TEST_SEED", "7"))
 # Decodes transactions while they run beyond 64 kB; a process that is killed alone does not take the machine with it.
 WORK_MEMORY = {"logical_decoding_work_mem": "64kB", "autovacuum": "off", "restart_after_crash": "on"}
-FEW, MANY = 8, int(os.environ.get("HEADRACE_TEST_KILLS", "100"))
+FEW, MANY = 6, int(os.environ.get("HEADRACE_TEST_KILLS", "100"))
 
 
 def write_settings(house: Path, database: Database, snapshot: str) -> None:
@@ -119,7 +119,7 @@ class Fire:
 @pytest.mark.parametrize(
     ("snapshot", "version", "kills"),
     [
-        ("initial", "newest", FEW),
+        ("initial", "newest", len(SLOT) + len(SNAPSHOT) + 1),
         ("never", "oldest", FEW),
         *(pytest.param(*each, MANY, marks=pytest.mark.long) for each in product(("never", "initial"), VERSIONS)),
     ],
