@@ -49,9 +49,13 @@ class Stall:
     def begin(self) -> None:
         """From its return on all commits wait; the server notices the setting a moment after it was told."""
         self._told("missing")
-        while not self._waiting():
-            self._start("SELECT pg_current_xact_id()")
-            time.sleep(0.02)
+        wait_for(self._probed)
+
+    def _probed(self) -> bool:
+        """Whether commits wait; one that wrote nothing never does."""
+        self._start("CREATE TEMP TABLE probe (a int)")
+        time.sleep(0.05)
+        return bool(self._waiting())
 
     def commit(self, statement: str) -> None:
         """Returns once its commit waits."""
