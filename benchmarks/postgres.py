@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.capture import debezium, draining, freshness, large, rates
 from benchmarks.capture.shapes import SHAPES
 from benchmarks.report import report
-from tests.fixtures.postgres import Server, choices, server
+from tests.fixtures.postgres import Server, need_local, server
 
 SERVER = {"max_wal_size": "16GB", "shared_buffers": "512MB", "fsync": "on"}
 
@@ -88,7 +88,7 @@ def main() -> None:
     if why:
         print(why)
     found: Figures = {}
-    with server(choices()[0], SERVER) as running, tempfile.TemporaryDirectory(prefix="headrace-bench-") as name:
+    with server(need_local(), SERVER) as running, tempfile.TemporaryDirectory(prefix="headrace-bench-") as name:
         folder = Path(name)
         (folder / "classes").mkdir()
         classes = None if why else debezium.compiled(folder / "classes")

@@ -20,8 +20,8 @@ class Writer:
 
     def step(self) -> None:
         """Do the next change."""
-        path = next(self._steps)
-        self.changed[path] = time.time()
+        now = time.time()  # before: the handler may be faster than this process
+        self.changed[next(self._steps)] = now
         self.count += 1
 
     def _story(self) -> Iterator[str]:

@@ -20,7 +20,7 @@ from headrace.sources.postgres.source import Postgres
 from headrace.testing import MemoryCapture, RecordingLog, make_context
 from headrace.testing.leaks import eventually
 from tests.adapters.postgres.kit import running, settings, until
-from tests.fixtures.postgres import Database, Server, need_server, server, wait_for
+from tests.fixtures.postgres import Database, Server, need_local, need_server, server, wait_for
 
 pytestmark = pytest.mark.postgres
 TABLE = "CREATE TABLE t (a int PRIMARY KEY, b text)"
@@ -189,9 +189,8 @@ def test_a_journal_that_was_restored_from_a_backup(database: Database, tmp_path:
 def test_a_server_that_went_back(tmp_path: Path) -> None:
     import shutil
 
-    with server(need_server()[0], {}) as made, made.database() as database:
-        if made.data is None:
-            pytest.skip("only a server of our own can be copied")
+    with server(need_local(), {}) as made, made.database() as database:
+        assert made.data is not None
         database.execute(TABLE)
         found = captured(database, tmp_path, MemoryCapture(), 1)
         made.stop(signal.SIGINT)
