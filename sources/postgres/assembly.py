@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
 
@@ -111,25 +111,32 @@ class Assembly:
 
     def feed(self, messages: Sequence[bytes]) -> Iterator[Portion]:
         """Take messages in; yields every portion that is full."""
+        while messages:
+            done = self._streaming.take(messages) if self._streaming is not None else 0
+            done = yield from self._singly(messages, done)
+            messages = messages[done:]
+        if len(self._rows) >= MANY and self._streaming is None:
+            yield from self._decode()
+
+    def _singly(self, messages: Sequence[bytes], first: int) -> Generator[Portion, None, int]:
+        """Messages one by one, up to where rows of a running transaction begin; returns the index reached."""
         sink = self._sink()
-        for message in messages:
-            if message[0] != protocol.XLOG_DATA:
+        for index, message in enumerate(messages[first:] if first else messages, first + 1):
+            letter = message[25] if message[0] == protocol.XLOG_DATA else 0
+            if not letter:
                 self._keepalive(message)
-                continue
-            letter = message[25]
-            if letter in ROWS and sink is not None:
+            elif letter in ROWS and sink is not None:
                 sink(message)
-                continue
-            control = self._control.get(letter)
-            if control is not None:
+            elif (control := self._control.get(letter)) is not None:
                 yield from control(message)
                 sink = self._sink()
             elif letter == protocol.MESSAGE:
                 yield from self._lone_message(protocol.logical_message(message))
             else:
                 self._learn(message, letter)
-        if len(self._rows) >= MANY and self._streaming is None:
-            yield from self._decode()
+            if self._streaming is not None:
+                return index
+        return len(messages)
 
     def _sink(self) -> Callable[[bytes], None] | None:
         """Where the messages of a transaction go at the moment; None between transactions."""

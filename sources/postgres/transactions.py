@@ -7,8 +7,9 @@ needs to survive a crash: the server sends again whatever was not acknowledged.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
-from itertools import accumulate, pairwise
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, groupby, pairwise
+from operator import itemgetter
 from pathlib import Path
 from struct import Struct
 from typing import IO, Final, NamedTuple
@@ -30,6 +31,7 @@ _BYTES: Final = 1 << 19  # of a page's messages
 # What a line of a running transaction has in place of what its commit tells. JSON has no control characters.
 _ID, _TIME, _SEQUENCE, _LSN = b"\x01", b"\x02", b"\x03", b"\x04"
 _XID: Final = Struct("<I")
+_HEAD: Final = itemgetter(slice(TAG, TAG + 9))  # letter, (sub-)transaction and table of a row from inside a stream
 
 
 class DraftTx(Tx):
@@ -155,19 +157,41 @@ class Running:
         self._ordinal = 0
         self._rows: list[bytes] = []
         self._xids = array("I")
+        self._oids = array("I")
         self._bytes = 0
 
     def add(self, message: bytes) -> None:
-        """The next message of the transaction, from inside its stream."""
-        if message[TAG] in OPERATIONS:
-            self._xids.append(stream_xid(message))
-            self._rows.append(without_xid(message))
-            self._bytes += len(message)
-            if len(self._rows) >= PAGE_ROWS or self._bytes > _BYTES:
-                self._flush()
-        else:
+        """The next message of the transaction, from inside its stream, that is no row."""
+        self._flush()
+        self._other(message)
+
+    def take(self, messages: Sequence[bytes]) -> int:
+        """The rows that the messages begin with; returns how many."""
+        count = 0
+        for head, found in groupby(messages, _HEAD):
+            if not head or head[0] not in OPERATIONS:
+                break
+            rows = list(found)
+            count += len(rows)
+            xid, oid = int.from_bytes(head[1:5]), int.from_bytes(head[5:])
+            while rows:
+                taken = self._take(rows, xid, oid)
+                rows = rows[taken:]
+        return count
+
+    def _take(self, rows: Sequence[bytes], xid: int, oid: int) -> int:
+        """Into the page, as many as it has room for."""
+        rows = rows[: PAGE_ROWS - len(self._rows)]
+        size = sum(map(len, rows))
+        if size > _BYTES:
+            rows = rows[: max(1, len(rows) * _BYTES // size)]
+        self._rows += [row[: TAG + 1] + row[TAG + 5 :] for row in rows]  # `without_xid`, a call per row less
+        self._xids.extend(array("I", [xid]) * len(rows))
+        self._oids.extend(array("I", [oid]) * len(rows))
+        self._bytes += size
+        if len(self._rows) >= PAGE_ROWS or self._bytes > _BYTES:
             self._flush()
-            self._other(message)
+        return len(rows)
 
     def _other(self, message: bytes) -> None:
         xid = 0
@@ -197,7 +221,7 @@ class Running:
         page = self._page(self._rows)
         self._write(_PAGE, msgspec.msgpack.encode(page))
         self._ordinal += len(self._rows)
-        self._rows, self._xids, self._bytes = [], array("I"), 0
+        self._rows, self._xids, self._oids, self._bytes = [], array("I"), array("I"), 0
 
     def _page(self, rows: list[bytes]) -> Page:
         lines: list[bytes] = []
@@ -207,8 +231,8 @@ class Running:
         kinds, shown = bytearray(), bytearray()
         index = 0
         while index < len(rows):
-            letter, oid = rows[index][TAG], int.from_bytes(rows[index][TAG + 1 : TAG + 5])
-            table = self._tables.get(oid)
+            letter = rows[index][TAG]
+            table = self._tables.get(self._oids[index])
             if table is None:
                 shown.append(0)
                 index += 1
@@ -221,9 +245,8 @@ class Running:
             kinds += bytes((types.setdefault(TYPE_PREFIX + OPERATIONS[letter], len(types)),)) * count
             shown += b"\1" * count
         data = b"".join(lines)
-        oids = array("I", [int.from_bytes(row[TAG + 1 : TAG + 5]) for row in rows])
         return Page(
-            *(self._ordinal, oids.tobytes(), self._xids.tobytes(), bytes(shown)),
+            *(self._ordinal, self._oids.tobytes(), self._xids.tobytes(), bytes(shown)),
             *(array("I", map(len, lines)).tobytes(), array("I", keys).tobytes(), bytes(kinds)),
             types=list(types),
             specials=specials,
