@@ -2,7 +2,8 @@
 
 Rates: every reader has a slot of its own, made before the rows were written: `pg_recvlogical` to /dev/null, psycopg
 reading without decoding, Headrace to its durable journal and to a file, Debezium to a file. Then latency from commit to
-the consumer's line, one large transaction, and what a backlog does to the rest of the daemon. `--quick` is a small run.
+the consumer's line, one large transaction, what a backlog does to the rest of the daemon, and the initial snapshot.
+`--quick` is a small run.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.capture import debezium, draining, freshness, large, rates
+from benchmarks.capture import debezium, draining, freshness, initial, large, rates
 from benchmarks.capture.shapes import SHAPES
 from benchmarks.report import report
 from tests.fixtures.postgres import Server, need_local, server
@@ -65,11 +66,16 @@ def run_draining(running: Server, folder: Path, given: argparse.Namespace, class
     return noted("", draining.measured(running, folder, given.rows))
 
 
+def run_snapshot(running: Server, folder: Path, given: argparse.Namespace, classes: Path | None) -> Figures:  # noqa: ARG001
+    return noted("", initial.measured(running, folder, given.rows))
+
+
 PARTS: dict[str, Callable[[Server, Path, argparse.Namespace, Path | None], Figures]] = {
     "rates": run_rates,
     "latency": run_freshness,
     "large": run_large,
     "draining": run_draining,
+    "snapshot": run_snapshot,
 }
 
 

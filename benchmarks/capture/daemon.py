@@ -19,7 +19,7 @@ SETTINGS = """
 type = "postgres"
 dsn = "{dsn}"
 tables = ["public.orders"]
-snapshot = "never"
+snapshot = "{snapshot}"
 slot = "{slot}"
 publication = "p"
 streaming = {streaming}
@@ -37,24 +37,31 @@ class Headrace:
     """Its slot is `SLOT`; what it writes is in `out`, where it has a sink."""
 
     def __init__(
-        self, folder: Path, database: Database, slot: str, *, further: str = "", streaming: bool = True
+        self,
+        folder: Path,
+        database: Database,
+        slot: str,
+        *,
+        further: str = "",
+        streaming: bool = True,
+        snapshot: str = "never",
     ) -> None:
         folder.mkdir(parents=True)
         self.folder = folder
         self.out = folder / "out.jsonl"
         self.slot = slot
-        settings = SETTINGS.format(dsn=database.dsn, slot=slot, streaming=str(streaming).lower())
-        (folder / "headrace.toml").write_text(settings + further)
+        given = {"dsn": database.dsn, "slot": slot, "streaming": str(streaming).lower(), "snapshot": snapshot}
+        (folder / "headrace.toml").write_text(SETTINGS.format(**given) + further)
 
     @contextmanager
-    def running(self) -> Iterator[int]:
-        """Its process, from when it streams."""
+    def running(self, logged: bytes = b"streaming") -> Iterator[int]:
+        """Its process, from when it says so: by default, that it streams."""
         path = self.folder / "log"
         with path.open("wb") as log:
             command = [sys.executable, "-m", "headrace", "run", "-c", str(self.folder / "headrace.toml")]
             process = subprocess.Popen(command, stdout=log, stderr=log)
             try:
-                wait_for(lambda: b"streaming" in path.read_bytes() or process.poll() is not None, pause=0.002)
+                wait_for(lambda: logged in path.read_bytes() or process.poll() is not None, pause=0.002)
                 if process.poll() is not None:
                     raise RuntimeError(path.read_text())
                 yield process.pid
