@@ -59,15 +59,15 @@ def run_freshness(running: Server, folder: Path, given: argparse.Namespace, clas
 
 
 def run_large(running: Server, folder: Path, given: argparse.Namespace, classes: Path | None) -> Figures:  # noqa: ARG001 -- one form for all parts
-    return noted("", large.measured(running, folder, given.large))
+    return noted(f"one transaction of {given.large:,} rows: ", large.measured(running, folder, given.large))
 
 
 def run_draining(running: Server, folder: Path, given: argparse.Namespace, classes: Path | None) -> Figures:  # noqa: ARG001
-    return noted("", draining.measured(running, folder, given.rows))
+    return noted("while a backlog drains: ", draining.measured(running, folder, given.rows))
 
 
 def run_snapshot(running: Server, folder: Path, given: argparse.Namespace, classes: Path | None) -> Figures:  # noqa: ARG001
-    return noted("", initial.measured(running, folder, given.rows))
+    return noted("snapshot: ", initial.measured(running, folder, given.rows))
 
 
 PARTS: dict[str, Callable[[Server, Path, argparse.Namespace, Path | None], Figures]] = {

@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -51,6 +52,9 @@ SUMMARY: Final = (
     ),
 )
 
+Matrix: TypeAlias = dict[str, dict[str, float | str]]
+"""Values by row and column."""
+
 
 def measured(name: str) -> dict[str, Any]:
     """One benchmark's last results."""
@@ -59,13 +63,36 @@ def measured(name: str) -> dict[str, Any]:
 
 
 def table(name: str) -> str:
-    """One benchmark's results as a Markdown table, with the command that measures them anew."""
+    """One benchmark's results as Markdown, with the command that measures them anew.
+
+    Figures named `GROUP: ROW, COLUMN`, all of a group, make a table of their own.
+    """
     if name == "summary":
         return summary()
     found = measured(name)
-    rows = [f"| {what} | {_shown(value)} |" for what, value in found["figures"].items()]
+    matrices = _matrices(found["figures"])
+    rest = {what: it for what, it in found["figures"].items() if what.partition(": ")[0] not in matrices}
+    tables = [_table(title, rows) for title, rows in matrices.items()]
+    tables.append(_table("what", {what: {"measured": it} for what, it in rest.items()}))
     note = f"`make bench-{name}`, {found['date']}, {found['machine']}."
-    return "\n".join(["| what | measured |", "|---|---|", *rows, "", note, ""])
+    return "\n".join(["\n\n".join(tables), "", note, ""])
+
+
+def _matrices(figures: Mapping[str, float | str]) -> dict[str, Matrix]:
+    found: dict[str, Matrix] = {}
+    for what, value in figures.items():
+        group, _, rest = what.partition(": ")
+        row, _, column = rest.rpartition(", ")
+        found.setdefault(group, {}).setdefault(row, {})[column] = value
+    return {group: rows for group, rows in found.items() if "" not in rows and len(rows) > 1}
+
+
+def _table(title: str, rows: Matrix) -> str:
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    shown = [[what, *(_shown(row.get(column, "")) for column in columns)] for what, row in rows.items()]
+    lines = [" | ".join(line) for line in ([title, *columns], *shown)]
+    lines.insert(1, "|".join(["---"] * (len(columns) + 1)))
+    return "\n".join(f"|{line}|" if line.startswith("---") else f"| {line} |" for line in lines)
 
 
 def summary() -> str:

@@ -9,7 +9,7 @@ import asyncio
 from array import array
 from asyncio import Future
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import Any, Final, Protocol
 
@@ -22,7 +22,7 @@ from headrace.journal.block import Lines, SealedBlock, cut, seal
 from headrace.protocols import Change, Journal, Row, Store, Write
 
 MAX_WRITES: Final = 5_000  # rows of state in one append, so that no append holds the writer for long
-IN_FLIGHT: Final = 8 << 20  # bytes handed over and not yet durable, beyond which a source waits
+IN_FLIGHT: Final = 4 << 20  # bytes handed over and not yet durable, beyond which a source waits
 INLINE: Final = 128 << 10  # bytes up to which compressing in the loop is cheaper than a hop to a thread
 
 
@@ -76,6 +76,7 @@ class SourceCapture:
         self._max_event = max_event
         self._order = asyncio.Lock()
         self._in_flight: dict[Future[None], int] = {}
+        self._sealing: _Sealing | None = None
         self._settled = asyncio.Event()
         self._failed: BaseException | None = None
         self.state = Overlay(port)
@@ -90,16 +91,21 @@ class SourceCapture:
             raise Fatal(f"an append carries at most {MAX_WRITES} rows of state, not {len(state)}")
         async with self._order:
             lines = self._within_limit(events) if isinstance(events, Lines) else self._encode(events)
-            blocks = await self._seal(lines)
+            await self._handed_over()
+            if len(lines.data) > INLINE:
+                return self._seal(lines, state)
+            blocks = [seal(self._source, part) for part in cut(lines)]
             size = sum(block.size for block in blocks)
             await self._room(size)
             reach("capture.before-append")
-            return self._hand_over(blocks, state, size)
+            future: Future[None] = asyncio.get_running_loop().create_future()
+            self._hand_over(_Sealing(state, self.state.submitted(state), future, blocks, size))
+            return future
 
     async def drain(self) -> None:
         """Wait until nothing is in flight any more, whatever became of it."""
-        if self._in_flight:
-            await asyncio.wait(list(self._in_flight))
+        while self._in_flight or self._sealing:
+            await self._settles()
 
     def _encode(self, events: Sequence[Event]) -> Lines:
         fitted = [fit(event, self._max_event) for event in events]
@@ -114,37 +120,84 @@ class SourceCapture:
         ]
         return replace(lines, data=b"".join(fitted), lengths=array("I", map(len, fitted)))
 
-    async def _seal(self, lines: Lines) -> list[SealedBlock]:
-        if len(lines.data) <= INLINE:
-            return [seal(self._source, part) for part in cut(lines)]
-        return await asyncio.to_thread(lambda: [seal(self._source, part) for part in cut(lines)])
+    def _seal(self, lines: Lines, state: Sequence[Write]) -> Future[None]:
+        """Compress in a thread, and hand over from there: meanwhile the source makes the next block."""
+        loop = asyncio.get_running_loop()
+        sealing = _Sealing(state, self.state.submitted(state), loop.create_future())
+        self._sealing = sealing
+        done = loop.run_in_executor(None, lambda: [seal(self._source, part) for part in cut(lines)])
+        done.add_done_callback(lambda done: self._sealed(sealing, done))
+        return sealing.future
 
-    async def _room(self, size: int) -> None:
-        while self._in_flight and sum(self._in_flight.values()) + size > IN_FLIGHT and not self._failed:
-            self._settled.clear()
-            await self._settled.wait()
+    def _sealed(self, sealing: _Sealing, done: Future[list[SealedBlock]]) -> None:
+        error = Transient("the append was given up") if done.cancelled() else done.exception()
+        self._failed = self._failed or error
+        if error is None:
+            sealing.blocks = done.result()
+            sealing.size = sum(block.size for block in sealing.blocks)
+        sealing.ready = True
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Hand over what is sealed, once there is room."""
+        sealing = self._sealing
+        if sealing is not None and sealing.ready and (self._failed or self._has_room(sealing.size)):
+            self._sealing = None
+            if self._failed:
+                _resolve(sealing.future, self._failed)
+            else:
+                reach("capture.before-append")
+                self._hand_over(sealing)
+        self._settled.set()
+
+    async def _settles(self) -> None:
+        self._settled.clear()
+        await self._settled.wait()
+
+    async def _handed_over(self) -> None:
+        """The append before is on its way. Raises what made an earlier one fail."""
+        while self._sealing:
+            await self._settles()
         if self._failed:
             raise self._failed
 
-    def _hand_over(self, blocks: Sequence[SealedBlock], state: Sequence[Write], size: int) -> Future[None]:
+    def _has_room(self, size: int) -> bool:
+        return not self._in_flight or sum(self._in_flight.values()) + size <= IN_FLIGHT
+
+    async def _room(self, size: int) -> None:
+        while not self._has_room(size) and not self._failed:
+            await self._settles()
+        if self._failed:
+            raise self._failed
+
+    def _hand_over(self, sealing: _Sealing) -> None:
         """The future is the source's own: cancelling it takes nothing back and is no failure."""
-        inner = self._port.submit(blocks, state)
-        number = self.state.submitted(state)
-        self._in_flight[inner] = size
-        future: Future[None] = asyncio.get_running_loop().create_future()
+        inner = self._port.submit(sealing.blocks, sealing.state)
+        self._in_flight[inner] = sealing.size
 
         def settle(done: Future[None]) -> None:
             del self._in_flight[done]
-            self._settled.set()
             error = Transient("the append was given up") if done.cancelled() else done.exception()
             if error is None:
-                self.state.durable(number)
+                self.state.durable(sealing.number)
             else:
                 self._failed = self._failed or error
-            _resolve(future, error)
+            _resolve(sealing.future, error)
+            self._go_on()
 
         inner.add_done_callback(settle)
-        return future
+
+
+@dataclass(slots=True)
+class _Sealing:
+    """An append on its way to the port; `number` is that of its writes in the overlay."""
+
+    state: Sequence[Write]
+    number: int
+    future: Future[None]
+    blocks: Sequence[SealedBlock] = ()
+    size: int = 0
+    ready: bool = False
 
 
 def _each(lines: Lines) -> list[bytes]:

@@ -59,11 +59,11 @@ def _drained(headrace: Headrace, rows: int) -> Figures:
         found = latencies(headrace.folder, closed)
     answers.sort()
     return {
-        "while a backlog drains to a file, rows/s": round(rows / (started[1] - started[0])),
-        "while a backlog drains, file closed to function called p50 ms": round(found[len(found) // 2], 2),
-        "while a backlog drains, file closed to function called p99 ms": round(found[len(found) * 99 // 100], 2),
-        "while a backlog drains, status answers p50 ms": round(answers[len(answers) // 2], 2),
-        "while a backlog drains, status answers at most ms": round(answers[-1], 2),
+        "to a file, rows/s": round(rows / (started[1] - started[0])),
+        "file closed to function called, p50 ms": round(found[len(found) // 2], 2),
+        "file closed to function called, p99 ms": round(found[len(found) * 99 // 100], 2),
+        "status answers, p50 ms": round(answers[len(answers) // 2], 2),
+        "status answers, at most ms": round(answers[-1], 2),
     }
 
 

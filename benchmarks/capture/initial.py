@@ -16,7 +16,7 @@ Figures = dict[str, float | int | str]
 def measured(server: Server, folder: Path, rows: int) -> Figures:
     """Two sizes of the table: memory must not grow with it."""
     return {
-        f"snapshot of {count:,} rows, {what}": figure
+        f"{count:,} rows, {what}": figure
         for count in (rows, 4 * rows)
         for what, figure in _one(server, folder / str(count), count).items()
     }

@@ -20,7 +20,7 @@ def measured(server: Server, folder: Path, rows: int) -> Figures:
     for name, streaming in {"streamed while it runs": True, "sent after commit": False}.items():
         with server.database() as database:
             headrace = Headrace(folder / str(streaming), database, database.name, streaming=streaming)
-            found |= {f"{rows:,} rows {name}, {what}": it for what, it in _one(database, headrace, rows).items()}
+            found |= {f"{name}, {what}": it for what, it in _one(database, headrace, rows).items()}
     return found
 
 

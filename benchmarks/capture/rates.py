@@ -17,6 +17,7 @@ from tests.fixtures.postgres import Database
 
 HEAPS: Final = {"small heap": "256m", "large heap": "4g"}
 DEADLINE: Final = 600.0
+RAW: Final = ("pg_recvlogical", "psycopg, no decoding", "psycopg, no decoding, streamed")
 
 Figures = dict[str, float | int | str]
 
@@ -36,7 +37,7 @@ def measured(database: Database, folder: Path, shape: Shape, rows: int, classes:
 
 
 def _flat(found: dict[str, Figures]) -> Figures:
-    best = max(float(found[name]["rows/s"]) for name in ("pg_recvlogical", "psycopg, no decoding"))
+    best = max(float(found[name]["rows/s"]) for name in RAW)
     flat: Figures = {}
     for name, figures in found.items():
         flat |= {f"{name}, {unit}": figure for unit, figure in figures.items()}
@@ -60,13 +61,15 @@ class Round:
         }
         for each in (self._journal, self._file, *self._debezium.values()):
             each.prepare()
-        for slot in ("recv", "raw"):
+        for slot in ("recv", "raw", "streamed"):
             database.execute(f"SELECT pg_create_logical_replication_slot('{self._slot}_{slot}', 'pgoutput')")
 
     def run(self, end: str) -> Iterator[tuple[str, Figures]]:
         database, rows = self._database, self._rows
-        yield "pg_recvlogical", self._timed(lambda: readers.recvlogical(database, f"{self._slot}_recv", end))
-        yield "psycopg, no decoding", self._timed(lambda: readers.raw(database, f"{self._slot}_raw"))
+        recvlogical, psycopg, streamed = RAW
+        yield recvlogical, self._timed(lambda: readers.recvlogical(database, f"{self._slot}_recv", end))
+        yield psycopg, self._timed(lambda: readers.raw(database, f"{self._slot}_raw"))
+        yield streamed, self._timed(lambda: readers.raw(database, f"{self._slot}_streamed", readers.STREAMED))
         journal, file = self._journal, self._file
         yield "Headrace to the journal", self._process(journal.running(), lambda: journal.journaled() >= rows)
         yield "Headrace to a file", self._process(file.running(), lambda: has_row(file.out, rows))

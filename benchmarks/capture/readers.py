@@ -18,17 +18,21 @@ def recvlogical(database: Database, slot: str, end: str) -> None:
     subprocess.run([*command, *options, "--endpos", end], check=True, capture_output=True)
 
 
-def raw(database: Database, slot: str) -> None:
-    """Up to the first commit."""
+STREAMED = "proto_version '2', streaming 'on'"
+WHOLE = "proto_version '1'"
+
+
+def raw(database: Database, slot: str, options: str = WHOLE) -> None:
+    """Up to the first commit. `STREAMED`: as Headrace asks for it, so that the server spills nothing to its disk."""
     with closing(psycopg.connect(database.dsn, replication="database", autocommit=True)) as connection:
-        start = f"START_REPLICATION SLOT {slot} LOGICAL 0/0 (proto_version '1', publication_names 'p')"
+        start = f"START_REPLICATION SLOT {slot} LOGICAL 0/0 ({options}, publication_names 'p')"
         connection.execute(start.encode())
         pgconn = connection.pgconn
         while True:
             count, data = pgconn.get_copy_data(1)
             if count > 0:
                 message = bytes(data)
-                if message[0] == ord("w") and message[25] == ord("C"):
+                if message[0] == ord("w") and message[25] in b"Cc":
                     return
             else:
                 select.select([pgconn.socket], [], [], 10)

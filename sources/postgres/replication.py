@@ -36,20 +36,22 @@ class CopyOut:
         get = self._pgconn.get_copy_data
         found: list[bytes] = []
         add = found.append
-        fresh = False
+        consumed_at = -1
         while len(found) < limit:
-            count, data = get(1)
-            if count > 0:
-                add(bytes(data))
-                fresh = False
-            elif count == 0:
-                if fresh:
+            for _ in range(limit - len(found)):
+                count, data = get(1)
+                if count <= 0:
                     break
-                self._consume()
-                fresh = True
+                add(bytes(data))
             else:
+                break
+            if count < 0:
                 self._end()
                 break
+            if consumed_at == len(found):  # nothing came since
+                break
+            self._consume()
+            consumed_at = len(found)
         return found
 
     def _consume(self) -> None:
