@@ -63,7 +63,7 @@ def run_large(running: Server, folder: Path, given: argparse.Namespace, classes:
 
 
 def run_draining(running: Server, folder: Path, given: argparse.Namespace, classes: Path | None) -> Figures:  # noqa: ARG001
-    return noted("while a backlog drains: ", draining.measured(running, folder, given.rows))
+    return noted("while a backlog drains: ", draining.measured(running, folder, 2 * given.rows))
 
 
 def run_snapshot(running: Server, folder: Path, given: argparse.Namespace, classes: Path | None) -> Figures:  # noqa: ARG001

@@ -33,4 +33,4 @@ def _one(server: Server, folder: Path, rows: int) -> Figures:
         with headrace.running(b'"snapshot"') as pid:
             start = time.perf_counter()
             wait_for(lambda: headrace.journaled() >= rows, 600, pause=0.01)
-            return {"rows/s": round(rows / (time.perf_counter() - start)), "memory MiB": round(used(pid).memory)}
+            return {"rows/s": round(rows / (time.perf_counter() - start)), "memory MB": round(used(pid).memory)}

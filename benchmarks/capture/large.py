@@ -39,7 +39,7 @@ def _one(database: Database, headrace: Headrace, rows: int) -> Figures:
     return {
         "transaction s": round(committed - start, 1),
         "last row after commit s": round(seconds, 1),
-        "memory MiB": round(memory),
-        "spilled by the server MiB": round(spilled / 2**20),
-        "streamed by the server MiB": round(streamed / 2**20),
+        "memory MB": round(memory),
+        "spilled by the server MB": round(spilled / 1e6),
+        "streamed by the server MB": round(streamed / 1e6),
     }

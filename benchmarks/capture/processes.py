@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class Used(NamedTuple):
-    """CPU seconds so far, and peak resident memory in MiB: the sum over processes, shared pages counted in each."""
+    """CPU seconds so far, and peak resident memory in MB: the sum over processes, shared pages counted in each."""
 
     cpu: float
     memory: float
@@ -22,7 +22,7 @@ def used(pid: int) -> Used:
     for each in tree(pid):
         fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
         cpu += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-        memory += int(Path(f"/proc/{each}/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
+        memory += int(Path(f"/proc/{each}/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
     return Used(cpu, memory)
 
 

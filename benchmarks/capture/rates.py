@@ -93,7 +93,7 @@ class Round:
         return {
             "rows/s": round(self._rows / seconds),
             "CPU µs/row": round((cpu - before) / self._rows * 1e6, 1),
-            "memory MiB": round(memory),
+            "memory MB": round(memory),
         }
 
     def _debezium_run(self, debezium: Debezium) -> Figures:
