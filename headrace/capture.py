@@ -22,7 +22,7 @@ from headrace.journal.block import Lines, SealedBlock, cut, seal
 from headrace.protocols import Change, Journal, Row, Store, Write
 
 MAX_WRITES: Final = 5_000  # rows of state in one append, so that no append holds the writer for long
-IN_FLIGHT: Final = 4 << 20  # bytes handed over and not yet durable, beyond which a source waits
+IN_FLIGHT: Final = 2 << 20  # bytes handed over and not yet durable, beyond which a source waits
 INLINE: Final = 128 << 10  # bytes up to which compressing in the loop is cheaper than a hop to a thread
 
 

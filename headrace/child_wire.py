@@ -112,7 +112,7 @@ class Wire:
 
     @classmethod
     async def over(cls, end: socket.socket) -> Wire:
-        return cls(*await asyncio.open_connection(sock=end, limit=1 << 22))
+        return cls(*await asyncio.open_connection(sock=end, limit=1 << 20))
 
     def send(self, message: Message) -> None:
         """Queue a message; one for an end that is gone goes nowhere."""
