@@ -8,7 +8,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -63,13 +63,7 @@ class Cluster:
         self._process: subprocess.Popen[bytes] | None = None
 
     def initialise(self, settings: Mapping[str, str], access: str) -> None:
-        command = [str(self.programs / "initdb"), f"--pgdata={self.data}", *_INITDB]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/", **_unprivileged())
-        except OSError as error:
-            raise Transient(f"initdb: {error.strerror}") from error
-        if done.returncode:
-            raise Transient(f"initdb: {_last(done.stdout + done.stderr)}")
+        run_unprivileged([str(self.programs / "initdb"), f"--pgdata={self.data}", *_INITDB])
         lines = [f"{name} = '{value}'\n" for name, value in settings.items()]
         with (self.data / "postgresql.conf").open("a") as conf:
             conf.writelines([*lines, f"unix_socket_directories = '{self.data}'\n"])
@@ -101,6 +95,17 @@ class Cluster:
         if process is not None and process.poll() is None:
             process.send_signal(how)
             process.wait(DEADLINE)
+
+
+def run_unprivileged(command: Sequence[str]) -> None:
+    """Run a program as the user that the server runs as. Raises `Transient` where it fails."""
+    name = Path(command[0]).name
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/", **_unprivileged())
+    except OSError as error:
+        raise Transient(f"{name}: {error.strerror}") from error
+    if done.returncode:
+        raise Transient(f"{name}: {_last(done.stdout + done.stderr)}")
 
 
 def _unprivileged() -> dict[str, Any]:
