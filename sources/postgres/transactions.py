@@ -17,7 +17,7 @@ from typing import IO, Final, NamedTuple
 import lz4.block
 import msgspec
 
-from headrace.journal.block import BLOCK_BYTES, BLOCK_EVENTS, Lines, Special
+from headrace.journal.block import Lines, Special
 from headrace.sources.postgres import protocol
 from headrace.sources.postgres.lines import OPERATIONS, TYPE_PREFIX, Tx
 from headrace.sources.postgres.protocol import ORIGIN, TAG, stream_xid, without_xid
@@ -26,8 +26,7 @@ from headrace.sources.postgres.tables import Tables
 _RECORD: Final = Struct("<BI")  # kind, length
 _RAW, _PAGE = range(2)
 _BUFFER: Final = 1 << 18
-_FULL: Final = BLOCK_BYTES - (1 << 14)
-_COMMIT: Final = 128  # bytes, about, that the commit adds to a line
+PAGE_ROWS: Final = 1_000  # rows of a page: several copies of its lines are in memory while it is finished
 _BYTES: Final = 1 << 19  # of a page's messages
 # What a line of a running transaction has in place of what its commit tells. JSON has no control characters.
 _ID, _TIME, _SEQUENCE, _LSN = b"\x01", b"\x02", b"\x03", b"\x04"
@@ -160,7 +159,6 @@ class Running:
         self._xids = array("I")
         self._oids = array("I")
         self._bytes = 0
-        self._page_rows = BLOCK_EVENTS // 2  # as many as make one block of the journal, as far as known
 
     def add(self, message: bytes) -> None:
         """The next message of the transaction, from inside its stream, that is no row."""
@@ -183,7 +181,7 @@ class Running:
 
     def _take(self, rows: Sequence[bytes], xid: int, oid: int) -> int:
         """Into the page, as many as it has room for."""
-        rows = rows[: self._page_rows - len(self._rows)]
+        rows = rows[: PAGE_ROWS - len(self._rows)]
         size = sum(map(len, rows))
         if size > _BYTES:
             rows = rows[: max(1, len(rows) * _BYTES // size)]
@@ -191,7 +189,7 @@ class Running:
         self._xids.extend(array("I", [xid]) * len(rows))
         self._oids.extend(array("I", [oid]) * len(rows))
         self._bytes += size
-        if len(self._rows) >= self._page_rows or self._bytes > _BYTES:
+        if len(self._rows) >= PAGE_ROWS or self._bytes > _BYTES:
             self._flush()
         return len(rows)
 
@@ -223,8 +221,6 @@ class Running:
         page = self._page(self._rows)
         self._write(_PAGE, msgspec.msgpack.encode(page))
         self._ordinal += len(self._rows)
-        if page.kinds:
-            self._page_rows = max(1, min(BLOCK_EVENTS, _FULL // (page.size // len(page.kinds) + _COMMIT)))
         self._rows, self._xids, self._oids, self._bytes = [], array("I"), array("I"), 0
 
     def _page(self, rows: list[bytes]) -> Page:

@@ -164,7 +164,7 @@ def assemble(
     with closing(spool), pytest.MonkeyPatch.context() as patch:
         patch.setattr("headrace.sources.postgres.portion.BLOCK_EVENTS", 4)  # so that transactions span blocks
         patch.setattr("headrace.sources.postgres.assembly.MANY", 3)
-        patch.setattr("headrace.sources.postgres.transactions.BLOCK_EVENTS", 6)
+        patch.setattr("headrace.sources.postgres.transactions.PAGE_ROWS", 3)
         for start in range(0, len(messages), batch):
             found += assembly.feed(messages[start : start + batch])
             found += assembly.flush()
