@@ -94,7 +94,7 @@ def main() -> None:
     if why:
         print(why)
     found: Figures = {}
-    with server(need_local(), SERVER) as running, tempfile.TemporaryDirectory(prefix="headrace-bench-") as name:
+    with server(need_local()[0], SERVER) as running, tempfile.TemporaryDirectory(prefix="headrace-bench-") as name:
         folder = Path(name)
         (folder / "classes").mkdir()
         classes = None if why else debezium.compiled(folder / "classes")

@@ -189,7 +189,7 @@ def test_a_journal_that_was_restored_from_a_backup(database: Database, tmp_path:
 def test_a_server_that_went_back(tmp_path: Path) -> None:
     import shutil
 
-    with server(need_local(), {}) as made, made.database() as database:
+    with server(need_local()[0], {}) as made, made.database() as database:
         assert made.data is not None
         database.execute(TABLE)
         found = captured(database, tmp_path, MemoryCapture(), 1)

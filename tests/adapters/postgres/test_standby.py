@@ -18,7 +18,7 @@ from headrace.testing.leaks import eventually
 from tests.adapters.postgres.kit import until
 from tests.adapters.postgres.test_backfill import streaming, told
 from tests.adapters.postgres.test_failures import captured, ends
-from tests.fixtures.postgres import Database, Server, need_server, server, wait_for
+from tests.fixtures.postgres import Database, Server, need_local, need_server, server, wait_for
 from tests.fixtures.postgres_standby import caught_up, standby
 
 pytestmark = pytest.mark.postgres
@@ -28,7 +28,7 @@ TABLE = ("CREATE TABLE t (a int PRIMARY KEY, b text)", "INSERT INTO t VALUES (1,
 @contextmanager
 def pair(oldest: int = 14, choice: int = 0, sync_replication_slots: str = "") -> Iterator[tuple[Server, Server]]:
     """A primary and its standby, of a version from `oldest` on."""
-    with server(need_server()[choice]) as primary:
+    with server(need_local()[choice]) as primary:
         if primary.version < oldest:
             pytest.skip(f"needs PostgreSQL {oldest}")
         more = {"sync_replication_slots": sync_replication_slots} if sync_replication_slots else {}

@@ -13,10 +13,11 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from headrace.demo.cluster import NOBODY
 from headrace.errors import Fatal
 from headrace.testing import MemoryCapture
 from tests.adapters.postgres.test_failures import captured, ends
-from tests.fixtures.postgres import NOBODY, Database, Server, need_server, server
+from tests.fixtures.postgres import Database, Server, need_server, server
 
 pytestmark = pytest.mark.postgres
 
