@@ -37,6 +37,16 @@ SUMMARY: Final = (
         "{seal and append, up to 4 blocks in flight, events/s} events/s",
     ),
     ("out of the journal", "journal", "{read, one consumer, events/s} events/s"),
+    (
+        "Postgres rows of 8 columns, durable in the journal",
+        "postgres",
+        "{8 columns: Headrace to the journal, rows/s}/s; Debezium {8 columns: Debezium, large heap, rows/s}/s",
+    ),
+    (
+        "Postgres commit to the line in a file, at 1,000 tx/s",
+        "postgres",
+        "p50 {commit to line: Headrace, 1,000 tx/s: p50 ms} ms, p99 {commit to line: Headrace, 1,000 tx/s: p99 ms} ms",
+    ),
     ("HTTP requests, durable before the 202", "http", "{JSON: requests per second}/s, p99 {JSON: p99 ms} ms"),
     ("Python function, each event for itself", "handlers", "{function, one by one, events/s} events/s on one core"),
     ("the same, in batches of 100", "handlers", "{function, as a list of 100, events/s} events/s on one core"),
