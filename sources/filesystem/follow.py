@@ -121,13 +121,19 @@ class Follower:
         if self._hints.take_overflow():
             self._lost_hints()
         if self._hints.remounted:
-            self._hints.remounted, self._tree.incomplete, self._present_at = False, True, 0.0
+            self._remounted()
         hints = self._hints.take(GROUP)
         for hint in await self._tree.follow(hints) if hints else ():
             if hint.act is Act.ENTER or self._opened(hint.path):
                 self._appear(hint.path)
         self._check_present(PRESENCE if hints else PRESENCE_IDLE)
         return bool(hints)
+
+    def _remounted(self) -> None:
+        """Look at the root at once, and compare."""
+        self._hints.remounted = False
+        self._tree.incomplete = True
+        self._present_at = 0.0
 
     def _appear(self, directory: bytes) -> None:
         if not self._appeared.add(directory):
