@@ -20,6 +20,11 @@ MARKED = re.compile(r"(<!-- bench:(\w+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
 # What, the benchmark, and its figures: a name of one stands in braces.
 SUMMARY: Final = (
     ("file closed to function called", "latency", "p50 {closed to called p50 ms} ms, p99 {closed to called p99 ms} ms"),
+    (
+        "object put to function called",
+        "buckets",
+        "p50 {put to function at 100 puts/s, p50 ms} ms, p99 {put to function at 100 puts/s, p99 ms} ms",
+    ),
     ("idle daemon", "latency", "{idle daemon RSS MB} MB, {idle CPU percent of one core} % of a core"),
     (
         "10,000 new files a second, for a minute",
