@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import traceback
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, NamedTuple
@@ -74,7 +76,7 @@ class Connections:
         conninfo = self.conninfo(self._settings.primary_dsn if primary else None)
         options: dict[str, Any] = {"replication": "database"} if replication else {}
         with explained(self.user):
-            connection = await psycopg.AsyncConnection.connect(conninfo, autocommit=True, **options)
+            connection = await _connected(conninfo, options)
             try:
                 for name, value in SETTINGS.items():
                     await connection.execute(sql.SQL("SET {} TO {}").format(sql.Identifier(name), sql.Literal(value)))
@@ -86,6 +88,15 @@ class Connections:
         """The columns of a primary key, for a table whose rows do not tell. Blocks: only for a process of its own."""
         with explained(self.user), psycopg.connect(self.conninfo(), autocommit=True) as connection:
             return [name for (name,) in connection.execute(PRIMARY_KEY, (oid,))]
+
+
+async def _connected(conninfo: str, options: dict[str, Any]) -> psycopg.AsyncConnection[Any]:
+    try:
+        return await psycopg.AsyncConnection.connect(conninfo, autocommit=True, **options)
+    except asyncio.CancelledError as error:
+        # The half-made connection hangs on the frames of the traceback: it would stay open until they are collected.
+        traceback.clear_frames(error.__traceback__)
+        raise
 
 
 async def identify(replication: psycopg.AsyncConnection[Any]) -> System:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 import signal
 from collections.abc import Iterator
@@ -15,10 +16,10 @@ from psycopg.conninfo import make_conninfo
 
 from headrace.errors import Fatal, HeadraceError, Transient
 from headrace.protocols import Finding
-from headrace.sources.postgres import guard
+from headrace.sources.postgres import PostgresSource, guard
 from headrace.sources.postgres.source import Postgres
 from headrace.testing import MemoryCapture, RecordingLog, make_context
-from headrace.testing.leaks import eventually
+from headrace.testing.leaks import cancelled, eventually, nothing_left
 from tests.adapters.postgres.kit import running, settings, until
 from tests.fixtures.postgres import Database, Server, need_local, need_server, server, wait_for
 
@@ -125,6 +126,32 @@ def test_tls_that_cannot_be_had(database: Database, tmp_path: Path) -> None:
 def test_a_server_that_is_gone_is_waited_for(database: Database, tmp_path: Path) -> None:
     error = ends(database, tmp_path, dsn=make_conninfo(database.dsn, port=1))
     assert isinstance(error, Transient)
+
+
+def test_cancelled_while_it_connects_it_leaves_nothing(tmp_path: Path) -> None:
+    """To a server that takes the connection and says nothing."""
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.set()
+        while await reader.read(1 << 10):
+            pass
+        writer.close()
+
+    async def main() -> None:
+        async with await asyncio.start_server(silent, "127.0.0.1", 0) as listening, nothing_left():
+            port = listening.sockets[0].getsockname()[1]
+            source = PostgresSource.model_validate({"type": "postgres", "dsn": f"host=127.0.0.1 port={port} dbname=x"})
+            async with source.open(make_context(tmp_path)) as opened, asyncio.TaskGroup() as group:
+                task = group.create_task(opened.run(MemoryCapture()))
+                await heard.wait()
+                await cancelled(task)
+
+    heard = asyncio.Event()
+    gc.disable()  # it is not to be what closes the connection
+    try:
+        asyncio.run(main())
+    finally:
+        gc.enable()
 
 
 def test_no_slot_left_and_a_slot_that_is_lost(small: Server, tmp_path: Path) -> None:
