@@ -17,7 +17,7 @@ from headrace.demo.cluster import NOBODY
 from headrace.errors import Fatal
 from headrace.testing import MemoryCapture
 from tests.adapters.postgres.test_failures import captured, ends
-from tests.fixtures.postgres import Database, Server, need_server, server
+from tests.fixtures.postgres import Database, Server, need_local, server
 
 pytestmark = pytest.mark.postgres
 
@@ -38,7 +38,7 @@ def certificate(folder: Path, name: str) -> tuple[Path, Path]:
 def shop(tmp_path: Path) -> Iterator[tuple[Database, Path]]:
     """A database behind TLS, and its certificate."""
     file, key = certificate(tmp_path, "right")
-    for choice in reversed(need_server()):  # the wheel's server is built without TLS
+    for choice in reversed(need_local()):  # the wheel's server is built without TLS
         with server(choice) as made:
             if made.data is None or not encrypts(made, made.data, file, key):
                 continue
