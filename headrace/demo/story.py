@@ -60,14 +60,17 @@ class Story:
     def play(self, seconds: float) -> bool:
         """All of it, cut short by Ctrl-C; whether nothing was lost."""
         try:
+            self._play(seconds)
+            return self._finish()
+        finally:
+            self._house.kill()  # also where nobody reads on: `make demo | head`
+
+    def _play(self, seconds: float) -> None:
+        try:
             self._begin()
             self._acts(seconds)
         except KeyboardInterrupt:
             self._tell("interrupted: finishing")
-        try:
-            return self._finish()
-        finally:
-            self._house.kill()
 
     def _begin(self) -> None:
         orders, what = self._orders, "a folder is"

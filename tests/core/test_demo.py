@@ -78,6 +78,18 @@ def test_it_refuses_a_folder_that_is_not_its_own(tmp_path: Path) -> None:
     assert (tmp_path / "headrace-demo" / "mine").exists()
 
 
+def test_it_leaves_no_process_where_nobody_reads_on(tmp_path: Path, temporary: Path) -> None:
+    command = [sys.executable, "-m", "headrace", "demo", "--seconds", "60"]
+    told: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True, "bufsize": 1}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment({"TMPDIR": str(temporary)}), **told) as demo:
+        assert demo.stdout is not None
+        started = next(found for line in demo.stdout if (found := re.search(r"process (\d+)", line)))
+        demo.stdout.close()
+        demo.wait(PATIENCE)
+    until(lambda: not Path(f"/proc/{started[1]}").exists())
+    assert [*temporary.iterdir(), *running(temporary)] == []
+
+
 @pytest.mark.parametrize("moment", ["as Postgres is made", "once events came"])
 def test_ctrl_c_leaves_nothing(tmp_path: Path, temporary: Path, moment: str) -> None:
     command = [sys.executable, "-m", "headrace", "demo", "--seconds", "120"]
