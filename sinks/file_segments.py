@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Final
 from zlib import crc32
 
-from headrace.errors import Fatal
+from headrace.errors import Fatal, Transient
 from headrace.failpoints import reach
 from headrace.protocols import Logger
 from headrace.sinks.file_mark import VERSION, Mark, failure, unpack
@@ -105,7 +105,8 @@ class Segments:
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Fatal(
+            # Not for ever: the lock of a killed daemon was once seen to outlive it by a moment.
+            raise Transient(
                 f"{self.path} is being written by another sink or daemon",
                 hint="give each sink a file of its own",
             ) from None

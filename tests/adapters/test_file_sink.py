@@ -336,7 +336,7 @@ def test_two_sinks_cannot_share_a_file(tmp_path: Path) -> None:
     async def work(engine: Engine, target: Sink) -> None:
         await Engine(tmp_path, a_sink()).run(to_the_end)
 
-    with pytest.raises(Fatal, match="another sink or daemon"):
+    with pytest.raises(Transient, match="another sink or daemon"):
         start(Engine(tmp_path, a_sink()), work)
 
 
