@@ -106,12 +106,13 @@ def test_notifications_come_by_queue_and_leave_it(queued: Run) -> None:
             run.client.remove_object(run.bucket, "key 3+ü")
             await run.agrees()
             await until(lambda: found.waiting(queue) == 0)
-            assert len(run.events) == 31
+            told = len(run.events)
+            assert told in {29, 31}, "what came and went before the first look may be told, or not"
         run.put("while it was down")
         async with run.running():
             await run.agrees()
             await until(lambda: found.waiting(queue) == 0)
-        assert len(run.events) == 32
+        assert len(run.events) == told + 1
 
     asyncio.run(body())
 
