@@ -101,7 +101,7 @@ class Pool(Generic[W]):
         member.lent += 1
         try:
             return await self._ready(member)
-        except BaseException:
+        except BaseException:  # also where it is cancelled: the process is free again
             self._give_back(member)
             raise
 

@@ -115,8 +115,11 @@ class Rows:
         kept = self._kept.get(block)
         if kept is None:
             return True
-        shared = (guard for guard in guards if self._named[guard[0]] >= SHARED)
-        return all(kept.column(place).may_match(leaf) for place, leaf in shared)
+        return all(kept.column(place).may_match(leaf) for place, leaf in self.shared(guards))
+
+    def shared(self, guards: Sequence[Guard]) -> list[Guard]:
+        """Those on fields that several patterns name, of which alone columns are made."""
+        return [guard for guard in guards if self._named[guard[0]] >= SHARED]
 
     def _all(self, block: Block) -> list[Row]:
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 from typing import Any, TypeVar
 
 Error = TypeVar("Error", bound=BaseException)
@@ -21,6 +21,15 @@ async def first_of(*coroutines: Coroutine[Any, Any, Any]) -> None:
     for task in done:
         if not task.cancelled():
             task.result()
+
+
+async def advanced(parts: AsyncGenerator[None]) -> bool:
+    """Run a generator to its next yield; False where it has ended instead."""
+    try:
+        await anext(parts)
+    except StopAsyncIteration:
+        return False
+    return True
 
 
 def cause(error: BaseException) -> BaseException:

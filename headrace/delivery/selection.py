@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 from weakref import WeakKeyDictionary, WeakValueDictionary
@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 from headrace.event import event_name
 from headrace.journal.block import Block, Kind
 from headrace.pattern import Pattern, Rows
-from headrace.pattern_columns import SHARED, Guard, Place, literals_of
+from headrace.pattern_columns import Guard, Place, literals_of
 
 INDEXES: Final = 256  # kept for blocks with other kinds
 
@@ -96,11 +96,11 @@ class Index:
         selections = [each for each in selections if each.wants(kinds)]
         inside = [each for each in selections if each.looks_inside]
         self._decoded = [number for number, kind in enumerate(kinds) if any(each.wants_kind(kind) for each in inside)]
-        named = Counter(place for each in selections for place, _ in each.guards)
         for each in selections:
-            self._add(each, [guard for guard in each.guards if named[guard[0]] >= SHARED])
+            self._add(each)
 
-    def _add(self, selection: Selection, guards: Sequence[Guard]) -> None:
+    def _add(self, selection: Selection) -> None:
+        guards = self._rows.shared(selection.guards)
         for place, leaf in guards:
             if literals := literals_of(leaf):
                 for literal in literals:

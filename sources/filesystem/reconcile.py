@@ -16,6 +16,7 @@ from headrace.sources.filesystem.hints import CREATED, DELETED, Act, Hint
 from headrace.sources.filesystem.names import GONE, ROWS, Visibility, below, path_of
 from headrace.sources.filesystem.tree import Tree
 from headrace.sources.filesystem.walk import Walker
+from headrace.tasks import advanced
 
 RECENT: Final = 60.0  # seconds: at the very first listing, only files this young are asked whether they are open
 
@@ -55,11 +56,7 @@ class Reconcile:
         self._last_change = self._inventory.meta.changes
 
     async def step(self) -> bool:
-        try:
-            await anext(self._parts)
-        except StopAsyncIteration:
-            return False
-        return True
+        return await advanced(self._parts)
 
     @property
     def unreadable(self) -> Mapping[bytes, OSError]:

@@ -15,6 +15,7 @@ from headrace.sources.objects.errors import BucketMissing
 from headrace.sources.objects.keeper import Keeper
 from headrace.sources.objects.scope import Scope
 from headrace.sources.objects.store import Store
+from headrace.tasks import advanced
 
 
 def note_compared(inventory: Inventory, scope: Scope) -> None:
@@ -69,11 +70,7 @@ class Reconcile:
         return now
 
     async def step(self) -> bool:
-        try:
-            await anext(self._parts)
-        except StopAsyncIteration:
-            return False
-        return True
+        return await advanced(self._parts)
 
     async def close(self) -> None:
         await self._parts.aclose()

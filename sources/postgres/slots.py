@@ -189,9 +189,8 @@ class Slots:
         await self._out.append([], [intent.write()])
         reach("postgres.intent")
         wanted = self._settings.snapshot == "initial"
-        created = await create(
-            *(replication, self._name), export=wanted, failover=self._settings.failover, hasten=self._hasten
-        )
+        failover = self._settings.failover
+        created = await create(replication, self._name, export=wanted, failover=failover, hasten=self._hasten)
         reach("postgres.slot-created")
         made = SlotState(self._name, intent.nonce, intent.epoch, *_begun(created.start, wanted=wanted))
         await self._out.append([], [made.write(), Position(self._settings.epoch, end=created.start).write()])
