@@ -20,6 +20,7 @@ from headrace.sources.minio import MinioSource
 from headrace.sources.s3 import S3Source
 from headrace.tasks import cause
 from headrace.testing import MemoryCapture, RecordingLog, make_context
+from headrace.testing.leaks import eventually
 from tests.fixtures.s3 import S3Server, server
 
 COMPARED = "compared with the buckets"
@@ -127,11 +128,7 @@ def failure(folder: Path, **changes: Any) -> HeadraceError:
 
 async def until(condition: Callable[[], bool], deadline: float = 20.0) -> None:
     """Returns once the condition holds. Raises `AssertionError` after `deadline` seconds."""
-    loop = asyncio.get_running_loop()
-    end = loop.time() + deadline
-    while not condition():
-        assert loop.time() < end, "the condition never held"
-        await asyncio.sleep(0.005)
+    await eventually(condition, "the condition", deadline)
 
 
 def name(event: Event) -> str:

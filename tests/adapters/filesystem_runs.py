@@ -14,6 +14,7 @@ from typing import Any
 from headrace.event import Event, encode_text
 from headrace.sources.filesystem import FilesystemSource
 from headrace.testing import MemoryCapture, RecordingLog, make_context
+from headrace.testing.leaks import eventually
 
 
 @dataclass
@@ -73,11 +74,7 @@ class Run:
 
 async def until(condition: Callable[[], bool], deadline: float = 10.0) -> None:
     """Returns once the condition holds. Raises `AssertionError` after `deadline` seconds."""
-    loop = asyncio.get_running_loop()
-    end = loop.time() + deadline
-    while not condition():
-        assert loop.time() < end, "the condition never held"
-        await asyncio.sleep(0.002)
+    await eventually(condition, "the condition", deadline)
 
 
 def name(event: Event) -> str:
