@@ -19,7 +19,7 @@ from headrace.errors import Fatal, Permanent, Transient
 from headrace.event import Event, source_seed
 from headrace.failpoints import reach
 from headrace.journal.block import Lines, SealedBlock, cut, seal
-from headrace.protocols import Change, Journal, Row, Store, Write
+from headrace.protocols import Captured, Change, Journal, Row, Store, Write
 
 MAX_WRITES: Final = 5_000  # rows of state in one append, so that no append holds the writer for long
 IN_FLIGHT: Final = 2 << 20  # bytes handed over and not yet durable, beyond which a source waits
@@ -81,20 +81,20 @@ class SourceCapture:
         self._failed: BaseException | None = None
         self.state = Overlay(port)
 
-    async def append(self, events: Sequence[Event] | Lines, state: Sequence[Write] = ()) -> None:
+    async def append(self, events: Captured, state: Sequence[Write] = ()) -> None:
         future = await self.submit(events, state)
         await asyncio.shield(future)
         reach("capture.after-append")
 
-    async def submit(self, events: Sequence[Event] | Lines, state: Sequence[Write] = ()) -> Future[None]:
+    async def submit(self, events: Captured, state: Sequence[Write] = ()) -> Future[None]:
         if len(state) > MAX_WRITES:
             raise Fatal(f"an append carries at most {MAX_WRITES} rows of state, not {len(state)}")
         async with self._order:
-            lines = self._within_limit(events) if isinstance(events, Lines) else self._encode(events)
+            made = self._made(events)
             await self._handed_over()
-            if len(lines.data) > INLINE:
-                return self._seal(lines, state)
-            blocks = [seal(self._source, part) for part in cut(lines)]
+            if isinstance(made, Lines) and len(made.data) > INLINE:
+                return self._seal(made, state)
+            blocks = [made] if isinstance(made, SealedBlock) else [seal(self._source, part) for part in cut(made)]
             size = sum(block.size for block in blocks)
             await self._room(size)
             reach("capture.before-append")
@@ -107,14 +107,24 @@ class SourceCapture:
         while self._in_flight or self._sealing:
             await self._settles()
 
+    def _made(self, events: Captured) -> Lines | SealedBlock:
+        """What was handed over, encoded and within the limit."""
+        if not isinstance(events, Lines | SealedBlock):
+            return self._encode(events)
+        if isinstance(events, SealedBlock) and any(kind.source != self._source for kind in events.kinds):
+            raise Fatal(f"source {self._source} hands over a block of another one")
+        return self._within_limit(events)
+
     def _encode(self, events: Sequence[Event]) -> Lines:
         fitted = [fit(event, self._max_event) for event in events]
         return Lines.of([event for event, _ in fitted], self._seed, [line for _, line in fitted])
 
-    def _within_limit(self, lines: Lines) -> Lines:
+    def _within_limit(self, lines: Lines | SealedBlock) -> Lines | SealedBlock:
         """The same lines; values that make one too large are left out of it."""
-        if not lines.lengths or max(lines.lengths) <= self._max_event:
+        if lines.longest <= self._max_event:
             return lines
+        if isinstance(lines, SealedBlock):
+            lines = lines.lines()
         fitted = [
             fit(Event.parse(line), self._max_event)[1] if len(line) > self._max_event else line for line in _each(lines)
         ]

@@ -25,6 +25,7 @@ __all__ = [
     "Block",
     "Bounds",
     "Capture",
+    "Captured",
     "Change",
     "Clock",
     "ConsumerJournal",
@@ -76,6 +77,10 @@ class State(Protocol):
         """The rows with one of these secondary keys, in order of their keys."""
 
 
+Captured: TypeAlias = Sequence[Event] | Lines | SealedBlock
+"""What a source hands over: typed events; from a fast one, encoded lines, or a block that it sealed before."""
+
+
 class Capture(Protocol):
     """All that a source sees of the rest. An append is durable and atomic with its state when it returns.
 
@@ -85,8 +90,8 @@ class Capture(Protocol):
 
     @property
     def state(self) -> State: ...
-    async def append(self, events: Sequence[Event] | Lines, state: Sequence[Write] = ()) -> None: ...
-    async def submit(self, events: Sequence[Event] | Lines, state: Sequence[Write] = ()) -> Future[None]:
+    async def append(self, events: Captured, state: Sequence[Write] = ()) -> None: ...
+    async def submit(self, events: Captured, state: Sequence[Write] = ()) -> Future[None]:
         """Hand over in order and return at once; the future is done when all of it is durable."""
 
 

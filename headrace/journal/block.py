@@ -7,6 +7,10 @@ lines. Head and index are enough to skip, to order and to count; the body is dec
     index  count x u32 length of the line, count x u32 key hash, count x u8 kind
     body   the lines, each with its newline, as one LZ4 block
 
+Lines may share texts that are known only after they were compressed, as those of a transaction share what its commit
+tells. The head then holds the texts, and the body a mark for each: the byte n stands for the n-th text. JSON has no
+control characters, so no line holds such a byte. Lengths in the index are those of the whole lines.
+
 All integers are little-endian. A later version is refused, never guessed at; an earlier one is read for ever.
 """
 
@@ -16,7 +20,7 @@ import struct
 import sys
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import Final, NamedTuple, Self
@@ -30,7 +34,8 @@ from headrace.event import Event, key_hash
 
 BLOCK_EVENTS: Final = 2_000
 BLOCK_BYTES: Final = 1 << 20
-VERSION: Final = 1
+VERSION: Final = 2  # that of a block without shared texts is 1
+MARKS: Final = tuple(bytes((number,)) for number in range(1, 9))  # of the shared texts; what follows is white space
 
 _LZ4: Final = 1
 _MAGIC: Final = b"HRB"
@@ -84,6 +89,11 @@ class Lines:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    @property
+    def longest(self) -> int:
+        """Bytes of the longest line."""
+        return max(self.lengths, default=0)
+
     @classmethod
     def of(cls, events: Sequence[Event], seed: int, lines: Sequence[bytes] | None = None) -> Self:
         """The same from typed events; `seed` is the source's `source_seed`, `lines` the events encoded already."""
@@ -109,7 +119,10 @@ class Lines:
 
 @dataclass(frozen=True, slots=True)
 class SealedBlock:
-    """A block ready to be stored; only its place in the journal and its append time are still to come."""
+    """A block ready to be stored; only its place in the journal and its append time are still to come.
+
+    `raw_size` is that of the lines, `packed_size` that of the decompressed body: less, where marks stand for `shared`.
+    """
 
     count: int
     raw_size: int
@@ -118,21 +131,52 @@ class SealedBlock:
     special: bytes
     body: bytes
     body_check: int
+    packed_size: int
+    shared: tuple[bytes, ...] = ()
+
+    def __len__(self) -> int:
+        return self.count
 
     @property
     def size(self) -> int:
         return len(self.index) + len(self.body) + len(self.special) + _HEAD.size
 
+    @property
+    def longest(self) -> int:
+        """Bytes of the longest line."""
+        return max(_u32(self.index[: 4 * self.count]), default=0)
+
+    def sharing(self, texts: Sequence[bytes], longer: int) -> SealedBlock:
+        """The same lines with texts for their marks, which make every line longer by that many bytes."""
+        lengths = array("I", [length + longer for length in _u32(self.index[: 4 * self.count])])
+        index = _little(lengths) + self.index[4 * self.count :]
+        return replace(self, raw_size=self.packed_size + longer * self.count, index=index, shared=tuple(texts))
+
     def head(self, first: int, appended: float, until: float) -> bytes:
         """The head of a block whose first event has position `first`; the append times are seconds since 1970."""
-        extras = _pack_extras((self.kinds, self.special))
+        version, shared = (VERSION, (self.packed_size, self.shared)) if self.shared else (1, ())
+        extras = _pack_extras((self.kinds, self.special, *shared))
         sizes = (self.raw_size, len(self.body), self.body_check, crc32(self.index), len(extras))
-        head = _HEAD.pack(_MAGIC, VERSION, _LZ4, self.count, first, appended, until, *sizes) + extras
+        head = _HEAD.pack(_MAGIC, version, _LZ4, self.count, first, appended, until, *sizes) + extras
         return head + _CHECK.pack(crc32(head))
+
+    def lines(self) -> Lines:
+        """What was sealed, for the few that are to be changed."""
+        block = Block(self.head(0, 0, 0), self.index, self.body)
+        types = tuple(kind.type for kind in self.kinds)
+        return Lines(block.data, block.lengths, types, block.kind_of, block.keys, block.special)
+
+
+def filled(data: bytes, texts: Sequence[bytes]) -> bytes:
+    """Lines with the texts that their marks stand for."""
+    for mark, text in zip(MARKS, texts, strict=False):
+        data = data.replace(mark, text)
+    return data
 
 
 _pack_extras = msgspec.msgpack.Encoder().encode
 _unpack_extras = msgspec.msgpack.Decoder(tuple[tuple[Kind, ...], bytes]).decode
+_unpack_shared = msgspec.msgpack.Decoder(tuple[tuple[Kind, ...], bytes, int, tuple[bytes, ...]]).decode
 _pack_special = msgspec.msgpack.Encoder().encode
 _unpack_special = msgspec.msgpack.Decoder(dict[int, Special]).decode
 
@@ -154,7 +198,7 @@ def _sealed(
     body = lz4.block.compress(data, store_size=False)
     index = _little(lengths) + _little(keys) + kind_of
     packed = _pack_special(special) if special else b""
-    return SealedBlock(len(lengths), len(data), kinds, index, packed, body, crc32(body))
+    return SealedBlock(len(lengths), len(data), kinds, index, packed, body, crc32(body), len(data))
 
 
 def _little(values: array[int]) -> bytes:
@@ -203,12 +247,16 @@ class Block:
 
     def __init__(self, head: bytes, index: bytes, body: bytes | None) -> None:
         """`index` and `body` may be left out (`b""`, None) where only the head is wanted. Raises `CorruptBlock`."""
-        (self.count, self.first, self.appended, self.until, self._raw_size, extras) = self._open(head)
-        self.kinds, self._special = _unpack_extras(extras)
+        (self.count, self.first, self.appended, self.until, self._raw_size, version, extras) = self._open(head)
+        self._packed_size, self._shared = self._raw_size, tuple[bytes, ...]()
+        if version == 1:
+            self.kinds, self._special = _unpack_extras(extras)
+        else:
+            self.kinds, self._special, self._packed_size, self._shared = _unpack_shared(extras)
         self._index = index
         self._body = body
 
-    def _open(self, head: bytes) -> tuple[int, int, float, float, int, bytes]:
+    def _open(self, head: bytes) -> tuple[int, int, float, float, int, int, bytes]:
         if len(head) < _HEAD.size + _CHECK.size or crc32(head[:-4]) != _CHECK.unpack(head[-4:])[0]:
             raise CorruptBlock(-1, "the checksum of its head fails")
         fields = _HEAD.unpack_from(head)
@@ -216,7 +264,7 @@ class Block:
         if magic != _MAGIC or version > VERSION or codec != _LZ4:
             raise CorruptBlock(first, f"it has format {version} codec {codec}; this program reads up to {VERSION}")
         self._body_check, self._index_check = checks
-        return count, first, appended, until, raw_size, head[_HEAD.size : _HEAD.size + size]
+        return count, first, appended, until, raw_size, version, head[_HEAD.size : _HEAD.size + size]
 
     @property
     def end(self) -> int:
@@ -263,10 +311,10 @@ class Block:
         if self._body is None or len(self._body) != self._body_size or crc32(self._body) != self._body_check:
             raise CorruptBlock(self.first, "the checksum of its body fails")
         try:
-            data: bytes = lz4.block.decompress(self._body, uncompressed_size=self._raw_size)
+            data: bytes = lz4.block.decompress(self._body, uncompressed_size=self._packed_size)
         except lz4.block.LZ4BlockError as error:
             raise CorruptBlock(self.first, str(error)) from error
-        return data
+        return filled(data, self._shared)
 
     @cached_property
     def _starts(self) -> list[int]:

@@ -14,8 +14,8 @@ from typing import Any, Final, Literal, NamedTuple, Self
 from headrace.clock import SystemClock
 from headrace.errors import Fatal
 from headrace.event import Event, lines_of
-from headrace.journal.block import Lines
-from headrace.protocols import Batch, Clock, Context, Logger, State, Write
+from headrace.journal.block import Lines, SealedBlock
+from headrace.protocols import Batch, Captured, Clock, Context, Logger, State, Write
 
 MAX_WRITES: Final = 5_000
 
@@ -177,10 +177,10 @@ class MemoryCapture:
         """Whether an event of this subject is durable."""
         return any(event.subject == subject for event in self.events)
 
-    async def append(self, events: Sequence[Event] | Lines, state: Sequence[Write] = ()) -> None:
+    async def append(self, events: Captured, state: Sequence[Write] = ()) -> None:
         await asyncio.shield(await self.submit(events, state))
 
-    async def submit(self, events: Sequence[Event] | Lines, state: Sequence[Write] = ()) -> Future[None]:
+    async def submit(self, events: Captured, state: Sequence[Write] = ()) -> Future[None]:
         if self._fail_with is not None:
             raise self._fail_with
         if len(state) > MAX_WRITES:
@@ -216,7 +216,8 @@ class MemoryCapture:
         self._durable.apply(submitted.writes)
 
 
-def typed(events: Sequence[Event] | Lines) -> list[Event]:
+def typed(events: Captured) -> list[Event]:
     """As a consumer would read them: every event goes through its line. Raises `ValueError` where it cannot."""
-    data = events.data if isinstance(events, Lines) else lines_of(events)
+    lines = events.lines() if isinstance(events, SealedBlock) else events
+    data = lines.data if isinstance(lines, Lines) else lines_of(lines)
     return [Event.parse(line) for line in data.splitlines()]

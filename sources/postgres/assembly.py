@@ -7,7 +7,6 @@ filter: they are the same whether the server sent it while it ran or after, and 
 from __future__ import annotations
 
 import sys
-from array import array
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
@@ -15,10 +14,10 @@ from typing import Final, NamedTuple
 import msgspec
 
 from headrace.event import Event, key_hash
-from headrace.journal.block import Lines, Special
+from headrace.journal.block import Lines, SealedBlock, Special
 from headrace.sources.postgres import protocol
 from headrace.sources.postgres.events import in_front, message_event, table_event
-from headrace.sources.postgres.lines import END, LAST, OPERATIONS, TYPE_PREFIX, Names, Tx
+from headrace.sources.postgres.lines import END, LAST, OPERATIONS, Names, Tx
 from headrace.sources.postgres.portion import Block, Portion
 from headrace.sources.postgres.positions import Position
 from headrace.sources.postgres.protocol import LogicalMessage
@@ -27,6 +26,7 @@ from headrace.sources.postgres.transactions import Page, Running, Spool, chosen
 from headrace.sources.postgres.window import WATERMARK, Watch
 
 ROWS: Final = frozenset(b"IUDRYTMO")  # what may stand inside a transaction
+LARGE: Final = 500  # ordinals
 MANY: Final = 1_000  # messages kept before they are decoded, while their transaction goes on
 
 
@@ -105,16 +105,22 @@ class Assembly:
         """Whether nothing is being assembled."""
         return self._open is None and not self._block.lines
 
+    @property
+    def amid(self) -> bool:
+        """Whether more of a transaction will come that is large already."""
+        return self._streaming is not None
+
     def moved(self, position: Position) -> None:
         """The same place, with a later `end`: nothing more was found up to it."""
         self._position = position
 
     def feed(self, messages: Sequence[bytes]) -> Iterator[Portion]:
         """Take messages in; yields every portion that is full."""
-        while messages:
-            done = self._streaming.take(messages) if self._streaming is not None else 0
+        done = 0
+        while done < len(messages):
+            if self._streaming is not None:
+                done = self._streaming.take(messages, done)
             done = yield from self._singly(messages, done)
-            messages = messages[done:]
         if len(self._rows) >= MANY and self._streaming is None:
             yield from self._decode()
 
@@ -191,6 +197,8 @@ class Assembly:
         yield from ()
 
     def _stream_stop(self, message: bytes) -> Iterator[Portion]:
+        if self._streaming is not None:
+            self._spool.pause(self._streaming)
         self._streaming = None
         yield from ()
 
@@ -209,15 +217,13 @@ class Assembly:
                 yield from self._page(record, running.aborted)
             elif record.xid not in running.aborted:
                 yield from self._other(record.message, record.message[25])
-        if self._held is not None:
-            held = self._held
-            lines = replace(held.lines, data=held.lines.data[: -len(END)] + LAST, lengths=held.lines.lengths[:])
-            lines.lengths[-1] += len(LAST) - len(END)
-            self._held, self._last_ordinal = None, 0
+        held, self._held = self._held, None
+        if held is None:
             self._finish(commit.end)
-            yield Portion(lines, self._position, held.writes)
         else:
+            self._last_ordinal = 0
             self._finish(commit.end)
+            yield Portion(_ended(held.lines), self._position, held.writes)
         self._spool.drop(commit.xid)
 
     def _page(self, page: Page, aborted: set[int]) -> Iterator[Portion]:
@@ -225,30 +231,22 @@ class Assembly:
         open_ = self._open
         if open_ is None:
             raise protocol.Malformed("a page outside a transaction")
-        oids, xids = array("I", page.oids), array("I", page.xids)
-        if self.watch is not None and self.watch.oid in oids:
-            renamed = any(special.previous for special in page.specials.values())
-            self._block.writes += self.watch.page(open_.tx.xid, renamed=renamed)
-        kept = oids if aborted.isdisjoint(xids) else [o for o, x in zip(oids, xids, strict=True) if x not in aborted]
-        tables = {oid: self._tables.get(oid) for oid in set(kept)}
+        if self.watch is not None and any(run.oid == self.watch.oid for run in page.runs):
+            self._block.writes += self.watch.page(open_.tx.xid, renamed=page.renamed)
+        kept = [run for run in page.runs if run.xid not in aborted]
+        tables = {run.oid: self._tables.get(run.oid) for run in kept}
         early = {oid for oid, table in tables.items() if table is not None and open_.tx.lsn < table.since}
-        if open_.skip == 0 and not early and self._ordinal == page.before and kept is oids:
-            data, lengths = page.whole(open_.tx)
-            used = set(kept)
-            last = page.before + page.shown.rfind(1) + 1
-            self._ordinal += len(page.shown)
-            lines = Lines(data, lengths, tuple(page.types), page.kinds, array("I", page.keys), page.specials)
-        else:
-            found = chosen(page, aborted, early, open_.tx, self._ordinal, open_.skip)
-            lines, last, used, self._ordinal = found
-        if lines.lengths:
+        whole = open_.skip == 0 and not early and self._ordinal == page.before and len(kept) == len(page.runs)
+        found = page.whole(open_.tx) if whole else chosen(page, aborted, early, open_.tx, self._ordinal, open_.skip)
+        self._ordinal = found.ordinal
+        if len(found.lines):
             yield from self._release()
-            for table in (tables[oid] for oid in sorted(used)):
+            for table in (tables[oid] for oid in sorted(found.used)):
                 if table is not None and table.changed:
-                    self._compare(table, last - len(lines) + 1)
+                    self._compare(table, found.last - len(found.lines) + 1)
             yield from self._everything()
-            self._last_ordinal = last
-            self._held = Portion(lines, self._position, ())
+            self._last_ordinal = found.last
+            self._held = Portion(found.lines, self._position, ())
 
     def _release(self) -> Iterator[Portion]:
         """The page that was held back, as more of its transaction follows."""
@@ -280,7 +278,7 @@ class Assembly:
                 yield from self._other(message, letter)
                 index += 1
                 continue
-            reached = self._run(rows, index, letter)
+            reached = self._run(rows, index)
             if self.watch is not None:
                 self._observe(self.watch, rows[index:reached])
             if reached == index:
@@ -293,7 +291,7 @@ class Assembly:
             if table is not None:
                 self._block.writes += watch.rows(table.relation, rows, self._open.tx.xid)
 
-    def _run(self, rows: Sequence[bytes], first: int, letter: int) -> int:
+    def _run(self, rows: Sequence[bytes], first: int) -> int:
         """Decode rows of one table and operation, as many as fit; returns the index reached."""
         if self._open is None:
             raise protocol.Malformed("a row outside a transaction")
@@ -308,16 +306,9 @@ class Assembly:
             return first
         if table.changed:
             self._compare(table, self._ordinal + 1)
-        before = len(block.lines)
         stop = min(len(rows), first + max(room - 1, 1))
-        reached = table.runs[letter](
-            *(rows, first, stop, self._ordinal, self._open.tx),
-            *(block.lines, block.keys, block.specials),
-        )
-        count = len(block.lines) - before
-        size = block.added(count, block.kind(TYPE_PREFIX + OPERATIONS[letter]))
-        table.average = size / count
-        self._ordinal += count
+        reached = block.take(table, rows, first, stop, self._ordinal, self._open.tx)
+        self._ordinal += reached - first
         self._last_ordinal = self._ordinal
         return reached
 
@@ -479,6 +470,14 @@ class Assembly:
         block.lines.append(event.line())
         block.keys.append(key_hash(self._names.seed, event.partitionkey))
         block.added(1, block.kind(event.type))
+
+
+def _ended(lines: Lines | SealedBlock) -> Lines:
+    """Lines of a transaction of which the last one says that it is."""
+    lines = lines.lines() if isinstance(lines, SealedBlock) else lines
+    lengths = lines.lengths[:]
+    lengths[-1] += len(LAST) - len(END)
+    return replace(lines, data=lines.data[: -len(END)] + LAST, lengths=lengths)
 
 
 def _behind(epoch: int, tx: Tx, ordinal: int, end: int, *, complete: bool) -> Position:

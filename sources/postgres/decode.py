@@ -16,14 +16,15 @@ import msgspec
 
 from headrace.journal.block import Special
 from headrace.sources.postgres.lines import OPERATIONS, Names, Row, Tx, frame
-from headrace.sources.postgres.protocol import DELETE, KEY, NEW, OLD, UNCHANGED, UPDATE, tuple_values
+from headrace.sources.postgres.protocol import DELETE, KEY, NEW, OLD, UNCHANGED, UPDATE, tuple_values, without_xid
 from headrace.sources.postgres.relations import Field, Relation
 from headrace.sources.postgres.types import Kind, Unparsed, hashed, in_json, json_text, key_part
 
-Run: TypeAlias = Callable[[Sequence[bytes], int, int, int, Tx, list[bytes], list[int], dict[int, Special]], int]
+Run: TypeAlias = Callable[[Sequence[bytes], int, int, int, Tx, bytes, list[bytes], list[int], dict[int, Special]], int]
 """Decodes messages from an index to another, as long as they are of this relation and operation.
 
-(messages, first, stop, ordinal before the first, transaction; lines, keys and specials to add to) → index reached
+(messages, first, stop, ordinal before the first, transaction, the four bytes of the (sub-)transaction where they come
+from inside a stream, else none; lines, keys and specials to add to) → index reached
 """
 
 
@@ -49,7 +50,7 @@ _ANY: Final = """
                 pass
 """
 _STREAM: Final = """
-def run(messages, i, stop, ordinal, tx, lines, keys, specials):
+def run(messages, i, stop, ordinal, tx, xid, lines, keys, specials):
     add_line = lines.append
     add_key = keys.append
     c0 = START + tx.head_id
@@ -57,25 +58,27 @@ def run(messages, i, stop, ordinal, tx, lines, keys, specials):
     c2 = UNTIL_SEQUENCE + tx.sequence
     c3 = tx.head
     c4 = tx.tail
-    for m in messages[i:stop] if i or stop < len(messages) else messages:
-        if m[25:30] != PREFIX:
-            break
-        ordinal += 1
-        i += 1
+    prefix = LETTER + xid + OID
+    expected = prefix + TUPLE
+    kind = 30 + len(xid)
+    first = ordinal + 1
+    for ordinal, m in enumerate(messages[i:stop] if i or stop < len(messages) else messages, first):
         s = b"%d" % ordinal
         p = m.split(SEPARATOR)
-        if len(p) == {parts} and len(p[0]) == 33 and {condition}:
+        if len(p) == {parts} and p[0][25:] == expected:
 {short}
-        elif {condition}:
-            row, place = tuple_values(m, 33, {count})
+        elif m[25:kind] != prefix:
+            return i + ordinal - first
+        elif m[kind] == {kind}:
+            row, place = tuple_values(m, kind + 3, {count})
 {more}
 {anything}
-        line, key, special = slow(FRAME, m, ordinal, tx)
+        line, key, special = slow(FRAME, without_xid(m) if xid else m, ordinal, tx)
         if special is not None:
             specials[len(lines)] = special
         add_line(line)
         add_key(key)
-    return i
+    return stop
 """
 _COPY: Final = """
 def run(rows, tx, lines, keys):
@@ -96,6 +99,7 @@ def run(rows, tx, lines, keys):
         add_line(line)
         add_key(key)
 """
+TEXTS: Final = 3  # of a row, from which on looking at all of them together is cheaper than encoding each
 READ: Final = 0  # the letter of rows that were there already
 _NAMES: Final = {**OPERATIONS, READ: "read"}
 
@@ -112,11 +116,20 @@ class _Function:
         self._kind = OLD if whole else KEY if letter == DELETE else NEW
         self._old = [f"o{field.place}" for field in relation.columns] if self._kind != NEW else []
         self._new = [f"v{field.place}" for field in relation.columns] if letter != DELETE else []
+        self._texts = self._checked_texts()
         self._constants: dict[str, Any] = {}
+
+    def _checked_texts(self) -> list[str]:
+        """Texts that are looked at together for what JSON escapes, where they are many: most hold nothing of it."""
+        fields = [f for f in self._relation.visible if f.kind is Kind.TEXT and f not in self._relation.key]
+        prefixes = ("o" if self._old else "") + ("v" if self._new else "")
+        found = [f"{prefix}{field.place}" for prefix in prefixes for field in fields]
+        return found if len(found) >= TEXTS and self._kind != KEY else []
 
     def build(self) -> Any:
         """The function; what it needs are its globals."""
         source = self.source()
+        count = len(self._relation.columns)
         namespace: dict[str, Any] = {
             **_GLOBALS,
             "slow": self._row.read if self._letter == READ else self._row.line,
@@ -127,7 +140,9 @@ class _Function:
             "UNTIL_TIME": self._frame.until_time,
             "UNTIL_KEY": self._frame.until_key,
             "UNTIL_SEQUENCE": self._frame.until_sequence,
-            "PREFIX": bytes([self._letter]) + self._relation.message.oid.to_bytes(4),
+            "LETTER": bytes([self._letter]),
+            "OID": self._relation.message.oid.to_bytes(4),
+            "TUPLE": bytes([self._kind]) + count.to_bytes(2),
         }
         namespace |= self._constants
         exec(compile(source, f"<decoder of {self._relation.subject}>", "exec"), namespace)  # noqa: S102 -- as said above
@@ -137,7 +152,8 @@ class _Function:
         columns = [*self._old, *self._new]
         extra = ["ctid"] if self._letter == READ else ["_"]
         names = {"names": ", ".join([*extra, *columns])}
-        short = _SHORT.format(**names, strip=_indented(self._strip()), emit=self._emit(nullable=False))
+        strip = _indented([*self._strip(), *self._check_texts()])
+        short = _SHORT.format(**names, strip=strip, emit=self._emit(nullable=False))
         check = _indented([*self._check(), "pass"]).lstrip()
         row_names = names if self._letter == READ else {"names": ", ".join(columns) + ","}
         anything = _ANY.format(**row_names, check=check, emit=self._emit(nullable=True))
@@ -145,7 +161,7 @@ class _Function:
             return _COPY.format(short=short, anything=anything)
         return _STREAM.format(
             parts=-1 if self._kind == KEY else len(columns) + 1,
-            condition=f"m[30] == {self._kind}",
+            kind=self._kind,
             short=short,
             anything=anything,
             count=len(self._relation.columns),
@@ -159,15 +175,26 @@ class _Function:
         return f"            row += tuple_values(m, place + 3, {len(self._new)})[0]"
 
     def _strip(self) -> list[str]:
-        """Take the length, and what introduces the second tuple, off the values."""
+        """Take the length, and what introduces the second tuple, off the values that are used more than once."""
         if self._letter == READ:
             return []
-        old, new = self._old, self._new
-        used = {field.place for field in (*self._relation.visible, *self._relation.key)}
-        lines = [f"{name} = {name}[1:]" for name in (*old, *new) if int(name[1:]) in used]
-        if old and new:
-            lines = [line.replace("[1:]", "[1:-3]") if line.startswith(f"{old[-1]} ") else line for line in lines]
-        return [*lines, *self._same_key()]
+        often = {field.place for field in self._relation.key}
+        often |= {field.place for field in self._relation.visible if field.kind is Kind.FLOAT}
+        names = [name for name in (*self._old, *self._new) if int(name[1:]) in often or name in self._texts]
+        return [*(f"{name} = {self._bare(name)}" for name in names), *self._same_key()]
+
+    def _bare(self, name: str) -> str:
+        """A value as it was split off, without its length and what introduces the second tuple."""
+        return f"{name}[1:-3]" if self._new and self._old[-1:] == [name] else f"{name}[1:]"
+
+    def _check_texts(self) -> list[str]:
+        if not self._texts:
+            return []
+        escaped = "; ".join(f"{name} = inner({name})" for name in self._texts)
+        return [
+            f"t = join(({', '.join(self._texts)}))",
+            f"if not t.isascii() or t.translate(None, SAFE): {escaped}",
+        ]
 
     def _check(self) -> list[str]:
         unchanged = ["if UNCHANGED in row: raise Unparsed"] if self._letter != READ else []
@@ -209,11 +236,25 @@ class _Function:
         visible, key = self._relation.visible, self._relation.key
         current = "v" if self._new else "o"
         sent = key if self._kind == KEY else visible
-        before = _record(sent, "o", nullable=nullable) if self._old else [b"null"]
-        after = _record(visible, "v", nullable=nullable) if self._new else [b"null"]
-        key_record = _record(key, current) if key else [b"null"]
+        before = self._record(sent, "o", nullable=nullable) if self._old else [b"null"]
+        after = self._record(visible, "v", nullable=nullable) if self._new else [b"null"]
+        key_record = self._record(key, current, nullable=False) if key else [b"null"]
         start = self._frame.until_values
         return [start, b',"key":', *key_record, b',"before":', *before, b',"after":', *after]
+
+    def _record(self, fields: Sequence[Field], prefix: str, *, nullable: bool) -> list[bytes | str]:
+        parts: list[bytes | str] = [b"{"]
+        for number, field in enumerate(fields):
+            name = f"{prefix}{field.place}"
+            parts.append((b"," if number else b"") + field.json_name + b":")
+            parts += [_nullable(field.kind, name)] if nullable else self._short(field, name)
+        return [*parts, b"}"]
+
+    def _short(self, field: Field, name: str) -> list[bytes | str]:
+        """The expression for a value of the fast way."""
+        once = field.kind is not Kind.FLOAT and field not in self._relation.key and name not in self._texts
+        kind = Kind.PLAIN if name in self._texts else field.kind
+        return _expression(kind, self._bare(name) if once and self._letter != READ else name)
 
     def _pieces(self, parts: Sequence[bytes | str]) -> str:
         """Constants and expressions, neighbouring constants joined."""
@@ -236,15 +277,6 @@ class _Function:
 
 def _indented(lines: Sequence[str]) -> str:
     return "\n".join(" " * 16 + line for line in lines)
-
-
-def _record(fields: Sequence[Field], prefix: str, *, nullable: bool = False) -> list[bytes | str]:
-    parts: list[bytes | str] = [b"{"]
-    for number, field in enumerate(fields):
-        name = f"{prefix}{field.place}"
-        parts.append((b"," if number else b"") + field.json_name + b":")
-        parts += [_nullable(field.kind, name)] if nullable else _expression(field.kind, name)
-    return [*parts, b"}"]
 
 
 def _nullable(kind: Kind, name: str) -> str:
@@ -275,6 +307,11 @@ _EXPRESSIONS: Final[Mapping[Kind, tuple[bytes | str, ...]]] = {
 def _expression(kind: Kind, name: str) -> list[bytes | str]:
     """A column's JSON as constants and Python expressions over its text."""
     return [part.format(name) if isinstance(part, str) else part for part in _EXPRESSIONS[kind]]
+
+
+def _inner(value: bytes) -> bytes:
+    """A text between the quotes of a JSON string."""
+    return _encode(value.decode())[1:-1]
 
 
 Reads: TypeAlias = Callable[[Sequence[bytes], Tx, list[bytes], list[int]], None]
@@ -312,6 +349,9 @@ _GLOBALS: Final[Mapping[str, Any]] = {
     "in_json": in_json,
     "Unparsed": Unparsed,
     "UNCHANGED": UNCHANGED,
+    "inner": _inner,
+    "SAFE": bytes(set(range(0x20, 0x80)) - set(b'"\\')),  # what stands in a JSON string as it is
+    "without_xid": without_xid,
     "tuple_values": tuple_values,
     "unescaped": unescaped,
     "SEPARATOR": b"t\0\0\0",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 from zlib import crc32
 
-from headrace.event import rfc3339
+from headrace.event import rfc3339, source_seed
 from headrace.journal.block import Special
 from headrace.sources.postgres.protocol import (
     DELETE,
@@ -61,12 +62,17 @@ def snapshot_tx(epoch: int, run: str, lsn: int, time: int) -> Tx:
     return tx
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Names:
-    """What all events of a source share."""
+    """What all events of a source share: its name in the settings, and their `source`."""
 
+    name: str
     source: str
-    seed: int
+
+    @cached_property
+    def seed(self) -> int:
+        """Of the hashes of its keys."""
+        return source_seed(self.name)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from typing import Any, Final
 import psycopg
 
 from headrace.errors import Fatal, HeadraceError, Transient
-from headrace.event import source_seed
 from headrace.protocols import Capture, Context, Finding
 from headrace.sources.postgres import connect, positions, publication
 from headrace.sources.postgres.assembly import Assembly
@@ -34,7 +33,6 @@ from headrace.sources.postgres.tables import Tables
 from headrace.sources.postgres.transactions import Spool
 from headrace.tasks import among, cause
 
-BACKLOG: Final = 64 << 20  # bytes of WAL behind which transactions are read whole; the server's default memory for one
 _SERVER: Final = "SELECT current_setting('wal_level') AS wal_level, pg_is_in_recovery() AS standby"
 
 
@@ -47,7 +45,7 @@ class Postgres:
         self._connections = Connections(settings, context)
         self._backfill: Backfill | None = None
         self._hasten: Hasten | None = None
-        self._names = Names(context.source, source_seed(context.name))
+        self._names = Names(context.name, context.source)
 
     def schemas(self) -> Mapping[str, Mapping[str, Any]]:
         return schemas()
@@ -94,12 +92,9 @@ class Postgres:
     async def _capture(
         self, admin: psycopg.AsyncConnection[Any], out: Capture, publications: list[str], *, standby: bool
     ) -> None:
-        """Until cancelled; a stream ends where another way to read it is better."""
-        while True:
-            async with self._connections.open(replication=True) as replication:
-                state = await self._prepare(admin, replication, out, publications, standby=standby)
-                await self._stream(admin, replication, out, state, publications)
-            await free(admin, state.name)
+        async with self._connections.open(replication=True) as replication:
+            state = await self._prepare(admin, replication, out, publications, standby=standby)
+            await self._stream(admin, replication, out, state, publications)
 
     async def _prepare(
         self,
@@ -165,28 +160,22 @@ class Postgres:
         publications: list[str],
         until: int | None = None,
     ) -> None:
-        """Returns once a backlog is read: from then on transactions may come while they run; or before LSN `until`.
-
-        To send a transaction while it runs is of no use where it is committed already, and costs a way over the disk.
-        """
+        """Returns at LSN `until`, with all before it in the journal."""
         slot = await look(admin, state.name)
         if slot is None:
             raise Transient(f"slot {state.name} has just gone")
-        backlog = slot.current - slot.flushed > BACKLOG
-        streaming = self._settings.streaming and not backlog and until is None
         stream = Replication(replication)
-        with closing(Spool(self._context.scratch)) as spool:
+        with closing(Spool(self._context.scratch, self._names)) as spool:
             assembly = await self._assembly(out, slot.flushed, spool, until)
-            await stream.start(state.name, publications, streaming=streaming, origin=self._settings.origin)
+            settings = self._settings
+            await stream.start(state.name, publications, streaming=settings.streaming, origin=settings.origin)
             event = "streaming" if until is None else "catching up"
             self._context.log.info(event, slot=state.name, behind=max(slot.current - slot.flushed, 0))
-            target = slot.current if self._settings.streaming and backlog else None
-            target = until if until is not None else target
             if self._backfill and until is None:
                 await self._backfill.prepare(assembly)
             async with asyncio.TaskGroup() as group:
                 beside = group.create_task(self._backfill.run(assembly)) if self._backfill and until is None else None
-                await Stream(stream, assembly, out, self._context.clock, target).run()
+                await Stream(stream, assembly, out, self._context.clock, until).run()
                 if beside is not None:
                     beside.cancel()
 

@@ -24,6 +24,7 @@ REPORT: Final = 1.0  # seconds between reports of what is durable, whether that 
 SOON: Final = 0.1  # seconds from its moving to a report
 IDLE: Final = 10.0  # seconds between notes of how far the server looked without finding anything for us
 SILENT: Final = 30.0  # seconds without a word after which the server is asked for one; after two of them it is gone
+GATHER: Final = 0.001  # seconds to let messages of a large transaction gather: each wake-up costs both ends
 AT_ONCE: Final = 2  # appends in flight beyond which small portions wait to grow
 
 
@@ -88,6 +89,9 @@ class Stream:
                     return
                 await asyncio.sleep(0)  # the report's turn
                 if len(messages) == MESSAGES:
+                    continue
+                if self._assembly.amid:
+                    await asyncio.sleep(GATHER)
                     continue
             if len(self._in_flight) < AT_ONCE:
                 for portion in self._assembly.flush():

@@ -1,37 +1,39 @@
 """Transactions that the server sends while they run: kept on disk until they are committed or rolled back.
 
-Their rows are decoded as they come, with marks for what only the commit tells: little is left to do then. Nothing here
-needs to survive a crash: the server sends again whatever was not acknowledged.
+Their rows are decoded and sealed as they come, with marks for what only the commit tells: then nothing is left to do
+but to hand the blocks over with what it told. Nothing here needs to survive a crash: the server sends again whatever
+was not acknowledged.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Sequence
-from itertools import accumulate, groupby, pairwise
-from operator import itemgetter
+from itertools import accumulate, pairwise
 from pathlib import Path
 from struct import Struct
-from typing import IO, Final, NamedTuple
+from typing import Final, NamedTuple
 
-import lz4.block
 import msgspec
 
-from headrace.journal.block import Lines, Special
+from headrace.errors import Transient
+from headrace.journal.block import MARKS, Lines, SealedBlock, Special, filled, seal
 from headrace.sources.postgres import protocol
-from headrace.sources.postgres.lines import OPERATIONS, TYPE_PREFIX, Tx
-from headrace.sources.postgres.protocol import ORIGIN, TAG, stream_xid, without_xid
-from headrace.sources.postgres.tables import Tables
+from headrace.sources.postgres.lines import OPERATIONS, Names, Tx
+from headrace.sources.postgres.portion import Block
+from headrace.sources.postgres.protocol import ORIGIN, TAG, lsn_text, stream_xid, without_xid
+from headrace.sources.postgres.tables import Table, Tables
 
 _RECORD: Final = Struct("<BI")  # kind, length
 _RAW, _PAGE = range(2)
 _BUFFER: Final = 1 << 18
-PAGE_ROWS: Final = 1_000  # rows of a page: several copies of its lines are in memory while it is finished
-_BYTES: Final = 1 << 19  # of a page's messages
-# What a line of a running transaction has in place of what its commit tells. JSON has no control characters.
-_ID, _TIME, _SEQUENCE, _LSN = b"\x01", b"\x02", b"\x03", b"\x04"
+RUNS: Final = 2_000  # of a page
+AT_ONCE: Final = 8  # running transactions that may each keep a page in memory while others have their turn
+COUNTED: Final = 1_000  # sub-transactions whose rows are counted
+_ID, _TIME, _SEQUENCE, _LSN = MARKS[:4]  # what a line of a running transaction has in place of what its commit tells
+_TIMES: Final = (1, 2, 1, 1)  # how often every line has each
+_LONGER: Final = 128  # bytes that these make a line longer, at most
 _XID: Final = Struct("<I")
-_HEAD: Final = itemgetter(slice(TAG, TAG + 9))  # letter, (sub-)transaction and table of a row from inside a stream
 
 
 class DraftTx(Tx):
@@ -46,46 +48,50 @@ class DraftTx(Tx):
         self.head = b',"tx":{"id":%d,"lsn":"%b","ordinal":' % (xid, _LSN)
 
 
-class Page(msgspec.Struct, array_like=True):
-    """Rows of a running transaction, decoded.
+def told(tx: Tx) -> tuple[bytes, ...]:
+    """What the commit told, in the order of the marks."""
+    return tx.head_id, tx.time, tx.sequence, lsn_text(tx.lsn).encode()
 
-    Of every row: its table, its (sub-)transaction, and whether it has a line. Of every line: length, key, kind.
-    `before`: ordinals in front of the page, as if nothing was rolled back.
+
+class Run(NamedTuple):
+    """Neighbouring rows of one (sub-)transaction and table; `shown`: they have lines."""
+
+    xid: int
+    oid: int
+    shown: bool
+    rows: int
+
+
+class Chosen(NamedTuple):
+    """Lines of a page that count, the ordinal of the last one, their tables, and the ordinal of the last row."""
+
+    lines: Lines | SealedBlock
+    last: int
+    used: set[int]
+    ordinal: int
+
+
+class Page(msgspec.Struct, array_like=True):
+    """Rows of a running transaction, decoded. `before`: the ordinal in front of it, as far as known when it was made.
+
+    `renamed`: some of the rows got another key.
     """
 
     before: int
-    oids: bytes
-    xids: bytes
-    shown: bytes
-    lengths: bytes
-    keys: bytes
-    kinds: bytes
-    types: list[str]
-    specials: dict[int, Special]
-    size: int
-    data: bytes
+    runs: list[Run]
+    renamed: bool
+    block: SealedBlock
 
-    def lines(self) -> list[bytes]:
-        data = lz4.block.decompress(self.data, uncompressed_size=self.size)
-        ends = [0, *accumulate(array("I", self.lengths))]
-        return [data[start:end] for start, end in pairwise(ends)]
-
-    def whole(self, tx: Tx) -> tuple[bytes, array[int]]:
-        """All lines with what the commit told, and their lengths."""
-        data: bytes = lz4.block.decompress(self.data, uncompressed_size=self.size)
-        lengths = array("I", self.lengths)
-        if not lengths:
-            return b"", lengths
-        data = finished(data, tx)
-        longer = (len(data) - self.size) // len(lengths)  # the same for each, as each has the same marks
-        return data, array("I", [length + longer for length in lengths])
-
-
-def finished(data: bytes, tx: Tx) -> bytes:
-    """Drafted lines with what the commit told."""
-    lsn = protocol.lsn_text(tx.lsn).encode()
-    data = data.replace(_ID, tx.head_id).replace(_SEQUENCE, tx.sequence)
-    return data.replace(_TIME, tx.time).replace(_LSN, lsn)
+    def whole(self, tx: Tx) -> Chosen:
+        """All of it."""
+        ordinal, last = self.before, 0
+        for run in self.runs:
+            ordinal += run.rows
+            last = ordinal if run.shown else last
+        texts = told(tx)
+        longer = sum(times * (len(text) - 1) for times, text in zip(_TIMES, texts, strict=True))
+        used = {run.oid for run in self.runs if run.shown}
+        return Chosen(self.block.sharing(texts, longer), last, used, ordinal)
 
 
 def renumbered(line: bytes, old: int, new: int) -> bytes:
@@ -97,42 +103,36 @@ def renumbered(line: bytes, old: int, new: int) -> bytes:
     return b'%b"ordinal":%d%b%b' % (head, new, mark, rest)
 
 
-class Chosen(NamedTuple):
-    """Lines of a page that count, the ordinal of the last one, their tables, and the ordinal of the last row."""
-
-    lines: Lines
-    last: int
-    used: set[int]
-    ordinal: int
-
-
 def chosen(page: Page, aborted: set[int], early: set[int], tx: Tx, ordinal: int, skip: int) -> Chosen:
     """What counts of a page whose rows follow `ordinal`: not rolled back, not of tables still to be read (`early`).
 
     The first `skip` ordinals of the transaction are in the journal already, all of them where it is -1.
     """
-    given, keys = page.lines(), array("I", page.keys)
+    drafted, texts = page.block.lines(), told(tx)
+    ends = [0, *accumulate(drafted.lengths)]
+    given = [drafted.data[start:end] for start, end in pairwise(ends)]
     lines: list[bytes] = []
     places: list[int] = []
     specials: dict[int, Special] = {}
-    index, last, used = -1, 0, set[int]()
-    rows = zip(array("I", page.oids), array("I", page.xids), page.shown, strict=True)
-    for number, (oid, xid, shown) in enumerate(rows, page.before + 1):
-        index += shown
-        if xid in aborted:
-            continue
-        ordinal += 1
-        if not shown or oid in early or skip == -1 or ordinal <= skip:
-            continue
-        if index in page.specials:
-            specials[len(lines)] = page.specials[index]
-        lines.append(finished(renumbered(given[index], number, ordinal), tx))
-        places.append(index)
-        used.add(oid)
-        last = ordinal
+    index, number, last, used = -1, page.before, 0, set[int]()
+    for xid, oid, shown, rows in page.runs:
+        for _ in range(rows):
+            number += 1
+            index += shown
+            if xid in aborted:
+                continue
+            ordinal += 1
+            if not shown or oid in early or skip == -1 or ordinal <= skip:
+                continue
+            if index in drafted.special:
+                specials[len(lines)] = drafted.special[index]
+            lines.append(filled(renumbered(given[index], number, ordinal), texts))
+            places.append(index)
+            used.add(oid)
+            last = ordinal
     found = Lines(
-        *(b"".join(lines), array("I", map(len, lines)), tuple(page.types), bytes(page.kinds[i] for i in places)),
-        *(array("I", [keys[i] for i in places]), specials),
+        *(b"".join(lines), array("I", map(len, lines)), drafted.types, bytes(drafted.kinds[i] for i in places)),
+        *(array("I", [drafted.keys[i] for i in places]), specials),
     )
     return Chosen(found, last, used, ordinal)
 
@@ -147,51 +147,72 @@ class Raw(NamedTuple):
 class Running:
     """One running transaction: a file of what it did, and which of its parts were rolled back."""
 
-    def __init__(self, path: Path, xid: int, tables: Tables) -> None:
+    def __init__(self, path: Path, xid: int, names: Names, tables: Tables) -> None:
         self._path = path
-        self._file: IO[bytes] = path.open("w+b", _BUFFER)
-        self.aborted: set[int] = set()
+        self._file = path.open("w+b", 0)
+        self._names = names
         self._tables = tables.branch()
         self._xid = xid
         self._tx = DraftTx(xid, "")
         self._ordinal = 0
-        self._rows: list[bytes] = []
-        self._xids = array("I")
-        self._oids = array("I")
-        self._bytes = 0
+        self._block = Block(_LONGER)
+        self._runs: list[Run] = []
+        self._rows = 0  # of the page
+        self._counts: dict[int, int] = {}  # rows of the latest sub-transactions
+        self.aborted: set[int] = set()
 
     def add(self, message: bytes) -> None:
         """The next message of the transaction, from inside its stream, that is no row."""
-        self._flush()
+        self.flush()
         self._other(message)
 
-    def take(self, messages: Sequence[bytes]) -> int:
-        """The rows that the messages begin with; returns how many."""
-        count = 0
-        for head, found in groupby(messages, _HEAD):
+    def abort(self, xid: int) -> None:
+        """A part of it was rolled back. Where its rows were counted, what follows is numbered without them."""
+        self.flush()
+        self.aborted.add(xid)
+        self._ordinal -= self._counts.pop(xid, 0)
+
+    def take(self, messages: Sequence[bytes], first: int) -> int:
+        """Decode the rows from index `first` on; returns the index of the first message that is none."""
+        while first < len(messages):
+            head = messages[first][TAG : TAG + 9]  # letter, (sub-)transaction and table
             if not head or head[0] not in OPERATIONS:
                 break
-            rows = list(found)
-            count += len(rows)
-            xid, oid = int.from_bytes(head[1:5]), int.from_bytes(head[5:])
-            while rows:
-                taken = self._take(rows, xid, oid)
-                rows = rows[taken:]
-        return count
+            first = self._take(messages, first, head)
+        return first
 
-    def _take(self, rows: Sequence[bytes], xid: int, oid: int) -> int:
-        """Into the page, as many as it has room for."""
-        rows = rows[: PAGE_ROWS - len(self._rows)]
-        size = sum(map(len, rows))
-        if size > _BYTES:
-            rows = rows[: max(1, len(rows) * _BYTES // size)]
-        self._rows += [row[: TAG + 1] + row[TAG + 5 :] for row in rows]  # `without_xid`, a call per row less
-        self._xids.extend(array("I", [xid]) * len(rows))
-        self._oids.extend(array("I", [oid]) * len(rows))
-        self._bytes += size
-        if len(self._rows) >= PAGE_ROWS or self._bytes > _BYTES:
-            self._flush()
-        return len(rows)
+    def _take(self, messages: Sequence[bytes], first: int, head: bytes) -> int:
+        """Rows of one operation, table and sub-transaction, as many as the page has room for."""
+        xid, oid = int.from_bytes(head[1:5]), int.from_bytes(head[5:])
+        table = self._tables.get(oid)
+        if table is None:
+            reached = first + 1
+            while reached < len(messages) and messages[reached].startswith(head, TAG):
+                reached += 1
+        else:
+            reached = self._draft(table, messages, first, head[1:5])
+        rows = reached - first
+        self._runs.append(Run(xid, oid, table is not None, rows))
+        self._rows += rows
+        self._count(xid, rows)
+        if len(self._runs) >= RUNS:
+            self.flush()
+        return reached
+
+    def _draft(self, table: Table, messages: Sequence[bytes], first: int, xid: bytes) -> int:
+        room = self._block.room(table.average)
+        if room < 1 and self._block.lines:
+            self.flush()
+            room = self._block.room(table.average)
+        stop = min(len(messages), first + max(room, 1))
+        return self._block.take(table, messages, first, stop, self._ordinal + self._rows, self._tx, xid)
+
+    def _count(self, xid: int, rows: int) -> None:
+        if xid == self._xid:
+            return
+        self._counts[xid] = self._counts.get(xid, 0) + rows
+        if len(self._counts) > COUNTED:
+            del self._counts[next(iter(self._counts))]
 
     def _other(self, message: bytes) -> None:
         xid = 0
@@ -205,66 +226,49 @@ class Running:
             case protocol.ORIGIN:
                 self._tx = DraftTx(self._xid, protocol.origin(message))
             case protocol.TRUNCATE:
-                self._ordinal += len(protocol.truncate(message).relations)
+                self._pass(xid, len(protocol.truncate(message).relations))
             case protocol.MESSAGE:
-                self._ordinal += 1
+                self._pass(xid, 1)
         self._write(_RAW, _XID.pack(xid) + message)
 
+    def _pass(self, xid: int, ordinals: int) -> None:
+        self._ordinal += ordinals
+        self._count(xid, ordinals)
+
     def _write(self, kind: int, payload: bytes) -> None:
-        self._file.write(_RECORD.pack(kind, len(payload)))
-        self._file.write(payload)
+        record = memoryview(_RECORD.pack(kind, len(payload)) + payload)
+        try:
+            while record:
+                record = record[self._file.write(record) :]
+        except OSError as error:
+            hint = "free some space there, or set `streaming = false`: the server then keeps the transaction until then"
+            raise Transient(
+                f"a running transaction cannot be kept in {self._path.parent}: {error}", hint=hint
+            ) from error
 
-    def _flush(self) -> None:
-        """Decode the rows that came, to a page."""
-        if not self._rows:
+    def flush(self) -> None:
+        """Seal the rows that came to a page."""
+        if not self._runs:
             return
-        page = self._page(self._rows)
+        lines, _ = self._block.finish(len(self._block.lines))
+        renamed = any(special.previous for special in lines.special.values())
+        page = Page(self._ordinal, self._runs, renamed, seal(self._names.name, lines))
         self._write(_PAGE, msgspec.msgpack.encode(page))
-        self._ordinal += len(self._rows)
-        self._rows, self._xids, self._oids, self._bytes = [], array("I"), array("I"), 0
-
-    def _page(self, rows: list[bytes]) -> Page:
-        lines: list[bytes] = []
-        keys: list[int] = []
-        specials: dict[int, Special] = {}
-        types: dict[str, int] = {}
-        kinds, shown = bytearray(), bytearray()
-        index = 0
-        while index < len(rows):
-            letter = rows[index][TAG]
-            table = self._tables.get(self._oids[index])
-            if table is None:
-                shown.append(0)
-                index += 1
-                continue
-            first = len(lines)
-            index = table.runs[letter](
-                *(rows, index, len(rows), self._ordinal + index, self._tx), *(lines, keys, specials)
-            )
-            count = len(lines) - first
-            kinds += bytes((types.setdefault(TYPE_PREFIX + OPERATIONS[letter], len(types)),)) * count
-            shown += b"\1" * count
-        data = b"".join(lines)
-        return Page(
-            *(self._ordinal, self._oids.tobytes(), self._xids.tobytes(), bytes(shown)),
-            *(array("I", map(len, lines)).tobytes(), array("I", keys).tobytes(), bytes(kinds)),
-            types=list(types),
-            specials=specials,
-            size=len(data),
-            data=lz4.block.compress(data, store_size=False),
-        )
+        self._ordinal += self._rows
+        self._block, self._runs, self._rows = Block(_LONGER), [], 0
 
     def records(self) -> Iterator[Page | Raw]:
         """All of it, in order."""
-        self._flush()
-        self._file.seek(0)
-        while head := self._file.read(_RECORD.size):
-            kind, length = _RECORD.unpack(head)
-            payload = self._file.read(length)
-            if kind == _PAGE:
-                yield msgspec.msgpack.decode(payload, type=Page)
-            else:
-                yield Raw(_XID.unpack_from(payload)[0], payload[_XID.size :])
+        self.flush()
+        decode = msgspec.msgpack.Decoder(Page).decode
+        with self._path.open("rb", _BUFFER) as file:
+            while head := file.read(_RECORD.size):
+                kind, length = _RECORD.unpack(head)
+                payload = file.read(length)
+                if kind == _PAGE:
+                    yield decode(payload)
+                else:
+                    yield Raw(_XID.unpack_from(payload)[0], payload[_XID.size :])
 
     def close(self) -> None:
         self._file.close()
@@ -274,8 +278,9 @@ class Running:
 class Spool:
     """All running transactions of a stream, below a folder of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, names: Names) -> None:
         self._folder = folder
+        self._names = names
         self._running: dict[int, Running] = {}
         folder.mkdir(parents=True, exist_ok=True)
         for left in folder.glob("*.tx"):
@@ -284,15 +289,20 @@ class Spool:
     def start(self, xid: int, tables: Tables) -> Running:
         """The transaction whose part follows."""
         if xid not in self._running:
-            self._running[xid] = Running(self._folder / f"{xid}.tx", xid, tables)
+            self._running[xid] = Running(self._folder / f"{xid}.tx", xid, self._names, tables)
         return self._running[xid]
+
+    def pause(self, running: Running) -> None:
+        """Its part ends; others may follow. What few transactions collected stays in memory."""
+        if len(self._running) > AT_ONCE:
+            running.flush()
 
     def abort(self, xid: int, subxid: int) -> None:
         """Drop a transaction (`subxid == xid`), or a part of it."""
         if xid == subxid:
             self.drop(xid)
         elif xid in self._running:
-            self._running[xid].aborted.add(subxid)
+            self._running[xid].abort(subxid)
 
     def committed(self, xid: int) -> Running:
         """Raises `KeyError` where none of it was sent."""

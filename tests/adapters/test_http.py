@@ -14,7 +14,7 @@ from headrace.capture import JournalPort, SourceCapture
 from headrace.errors import Fatal, SettingsError, Transient
 from headrace.event import Event
 from headrace.journal.memory import MemoryJournal
-from headrace.protocols import Diagnoses, Lines, Write
+from headrace.protocols import Captured, Diagnoses, Write
 from headrace.settings_file import load
 from headrace.testing import MemoryCapture, make_context
 from headrace.testing.leaks import eventually, nothing_left
@@ -408,7 +408,7 @@ class Stuck(MemoryCapture):
         super().__init__()
         self.gate = asyncio.Event()
 
-    async def submit(self, events: Sequence[Event] | Lines, state: Sequence[Write] = ()) -> asyncio.Future[None]:
+    async def submit(self, events: Captured, state: Sequence[Write] = ()) -> asyncio.Future[None]:
         await self.gate.wait()
         return await super().submit(events, state)
 

@@ -147,12 +147,27 @@ def test_an_index_that_does_not_fit_is_found() -> None:
         Block(wrong.head(0, 0, 0), wrong.index, wrong.body).verify()
 
 
+@given(LISTS, st.lists(st.text("abc/", max_size=9), min_size=1, max_size=8))
+def test_texts_told_later_stand_where_their_marks_were(events: list[Event], told: list[str]) -> None:
+    texts = [text.encode() for text in told]
+    drafted = [event.line()[:-2] + b',"x":"' + b"".join(codec.MARKS[: len(texts)]) + b'"}\n' for event in events]
+    whole = [codec.filled(line, texts) for line in drafted]
+    sealed = seal("s", Lines.of(events, source_seed("s"), drafted))
+    shared = sealed.sharing(texts, sum(len(text) - 1 for text in texts))
+    block = Block(shared.head(7, 1.0, 1.0), shared.index, shared.body)
+    block.verify()
+    assert block.lines == whole
+    assert (block.raw_size, shared.longest) == (sum(map(len, whole)), max(map(len, whole)))
+    assert shared.lines() == Lines.of(events, source_seed("s"), whole)
+    assert merge([block]).head(7, 1.0, 1.0) == seal("s", Lines.of(events, source_seed("s"), whole)).head(7, 1.0, 1.0)
+
+
 def test_a_later_version_is_refused() -> None:
-    sealed = seal("s", lines([Event(id="1", source="s", type="t")]))
+    sealed = seal("s", lines([Event(id="1", source="s", type="t")])).sharing([b"x"], 0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(codec, "VERSION", codec.VERSION + 1)
         head = sealed.head(5, 0, 0)
-    with pytest.raises(CorruptBlock, match="format 2"):
+    with pytest.raises(CorruptBlock, match="format 3"):
         Block(head, sealed.index, sealed.body)
 
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from headrace.capture import IN_FLIGHT, JournalPort, Overlay, SourceCapture, fit
 from headrace.errors import Fatal, Permanent
-from headrace.event import Event
+from headrace.event import Event, source_seed
+from headrace.journal.block import Lines, seal
 from headrace.journal.memory import MemoryJournal
 from headrace.protocols import Change, Write
 from headrace.testing.leaks import eventually
@@ -196,3 +197,35 @@ def test_an_event_with_very_many_values_is_cut_soon() -> None:
     data = {f"column{number}": "x" * 20 for number in range(50_000)}
     _, line = fit(an_event(0, data=data), 1_900_000)
     assert len(line) <= 1_900_000
+
+
+def test_a_sealed_block_goes_in_as_it_is(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with a_journal("sqlite", tmp_path) as journal:
+            events = [an_event(number) for number in range(3)]
+            await capture(journal).append(seal("s", Lines.of(events, source_seed("s"))))
+            page = await journal.read(journal.shards[0], 0, lambda _: True)
+            assert [Event.parse(line) for line in page.blocks[0].lines] == events
+
+    asyncio.run(main())
+
+
+def test_values_that_are_too_large_are_left_out_of_a_sealed_block_too() -> None:
+    async def main() -> None:
+        journal = Slow()
+        events = [an_event(0), Event(id="big", source="s", type="t", data={"a": 1, "b": "x" * 500})]
+        await capture(journal, limit=400).submit(seal("s", Lines.of(events, source_seed("s"))))
+        (block,) = journal.waiting[0][0].blocks
+        small, big = map(Event.parse, block.lines().data.splitlines())
+        assert small == events[0]
+        assert big.data == {"a": 1, "oversize": ["b"]}
+
+    asyncio.run(main())
+
+
+def test_a_sealed_block_of_another_source_is_refused() -> None:
+    async def main() -> None:
+        with pytest.raises(Fatal, match="another one"):
+            await capture(Slow()).submit(seal("other", Lines.of([an_event(0)], source_seed("other"))))
+
+    asyncio.run(main())

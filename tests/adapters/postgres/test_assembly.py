@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.event import Event, source_seed
+from headrace.event import Event
 from headrace.sources.postgres.assembly import Assembly
 from headrace.sources.postgres.lines import Names
 from headrace.sources.postgres.portion import Portion
@@ -21,9 +21,10 @@ from headrace.sources.postgres.positions import KnownRelation, Position
 from headrace.sources.postgres.relations import EVERYTHING, Shown
 from headrace.sources.postgres.tables import Tables
 from headrace.sources.postgres.transactions import Spool
+from headrace.testing.fakes import typed
 from tests.adapters.postgres import wire
 
-NAMES = Names("headrace:orders", source_seed("orders"))
+NAMES = Names("orders", "headrace:orders")
 COLUMNS = {
     "one": [("id", 20, True), ("word", 25, False)],
     "two": [("id", 20, True)],
@@ -158,13 +159,12 @@ def assemble(
     messages: Sequence[bytes], batch: int, position: Position, known: dict[int, KnownRelation], folder: Path
 ) -> list[Portion]:
     tables = Tables(NAMES, choose, lambda oid: ("id",), known)
-    spool = Spool(folder)
+    spool = Spool(folder, NAMES)
     assembly = Assembly(NAMES, position, tables, spool)
     found: list[Portion] = []
     with closing(spool), pytest.MonkeyPatch.context() as patch:
         patch.setattr("headrace.sources.postgres.portion.BLOCK_EVENTS", 4)  # so that transactions span blocks
         patch.setattr("headrace.sources.postgres.assembly.MANY", 3)
-        patch.setattr("headrace.sources.postgres.transactions.PAGE_ROWS", 3)
         for start in range(0, len(messages), batch):
             found += assembly.feed(messages[start : start + batch])
             found += assembly.flush()
@@ -172,9 +172,7 @@ def assemble(
 
 
 def events(portions: Iterable[Portion]) -> list[Event]:
-    found = [Event.parse(line) for portion in portions for line in portion.lines.data.splitlines()]
-    assert all(len(p.lines) == len(p.lines.keys) == len(p.lines.kinds) for p in portions)
-    return found
+    return [event for portion in portions for event in typed(portion.lines)]
 
 
 def known_after(portions: Iterable[Portion]) -> dict[int, KnownRelation]:

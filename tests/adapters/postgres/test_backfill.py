@@ -15,7 +15,7 @@ import pytest
 from headrace.errors import Permanent
 from headrace.event import Event
 from headrace.journal.block import Lines
-from headrace.protocols import Write
+from headrace.protocols import Captured, Write
 from headrace.sources.postgres.source import Postgres
 from headrace.testing import MemoryCapture, RecordingLog, SimulatedCrash, make_context
 from headrace.testing.leaks import cancelled, eventually
@@ -199,7 +199,7 @@ class Gate(MemoryCapture):
         super().__init__()
         self.waiting, self.open = asyncio.Event(), asyncio.Event()
 
-    async def submit(self, events: Sequence[Event] | Lines, state: Sequence[Write] = ()) -> asyncio.Future[None]:
+    async def submit(self, events: Captured, state: Sequence[Write] = ()) -> asyncio.Future[None]:
         if isinstance(events, Lines) and "headrace.postgres.read" in events.types:
             self.waiting.set()
             await self.open.wait()

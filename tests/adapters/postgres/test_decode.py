@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.event import Event, encode_key, key_hash, source_seed
+from headrace.event import Event, encode_key, key_hash
 from headrace.journal.block import Special
 from headrace.sources.postgres import protocol
 from headrace.sources.postgres.decode import compiled
@@ -18,7 +18,7 @@ from headrace.sources.postgres.protocol import UNCHANGED, Value
 from headrace.sources.postgres.relations import Relation, Shown, key_names
 from tests.adapters.postgres import wire
 
-NAMES = Names("headrace:orders", source_seed("orders"))
+NAMES = Names("orders", "headrace:orders")
 TX = Tx(1, 0x16B3748, 755, 1_700_000_000_000_000)
 PLAIN_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=300)
 # A text per type, and what it is in JSON; by the type's oid.
@@ -91,7 +91,7 @@ def test_generated_and_plain_decoders_agree(case: tuple[Relation, list[tuple[int
         lines: list[bytes] = []
         keys: list[int] = []
         specials: dict[int, Special] = {}
-        assert runs[letter]([message], 0, 1, 4, TX, lines, keys, specials) == 1
+        assert runs[letter]([message], 0, 1, 4, TX, b"", lines, keys, specials) == 1
         line, key, special = row.line(frame(NAMES, relation, OPERATIONS[letter]), message, 5, TX)
         assert lines == [line]
         assert (keys, specials) == ([key], {0: special} if special else {})
@@ -124,7 +124,7 @@ def test_an_unchanged_value_is_named_and_absent() -> None:
     message = protocol.relation(wire.relation(7, "t", columns))
     relation = Relation(message, key_names(message, ()))
     lines: list[bytes] = []
-    compiled(NAMES, relation)[protocol.UPDATE]([wire.update(7, [b"1", UNCHANGED])], 0, 1, 0, TX, lines, [], {})
+    compiled(NAMES, relation)[protocol.UPDATE]([wire.update(7, [b"1", UNCHANGED])], 0, 1, 0, TX, b"", lines, [], {})
     data = json.loads(lines[0])["data"]
     assert (data["after"], data["unchanged"]) == ({"id": 1}, ["big"])
 
@@ -136,7 +136,7 @@ def test_excluded_columns_are_gone_and_hashed_ones_are_hashed() -> None:
     relation = Relation(message, key_names(message, ()), {}, shown)
     lines: list[bytes] = []
     rows = [wire.insert(7, [b"1", b"a@b", b"x"]), wire.insert(7, [b"1", b"a@b", None])]
-    compiled(NAMES, relation)[protocol.INSERT](rows, 0, 2, 0, TX, lines, [], {})
+    compiled(NAMES, relation)[protocol.INSERT](rows, 0, 2, 0, TX, b"", lines, [], {})
     for line in lines:
         after = json.loads(line)["data"]["after"]
         assert set(after) == {"id", "mail"}

@@ -13,10 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from headrace.event import Event
-from headrace.journal.block import Lines
 from headrace.progress import PREFIX, Progress
-from headrace.protocols import Write
+from headrace.protocols import Captured, Write
 from headrace.testing import MemoryCapture, RecordingLog
 from headrace.testing.leaks import eventually
 from tests.adapters.postgres.test_backfill import streaming, told
@@ -39,7 +37,7 @@ class Seen(MemoryCapture):
         super().__init__()
         self.steps: list[Progress] = []
 
-    async def submit(self, events: Sequence[Event] | Lines, state: Sequence[Write] = ()) -> asyncio.Future[None]:
+    async def submit(self, events: Captured, state: Sequence[Write] = ()) -> asyncio.Future[None]:
         self.steps += [Progress.parse(each.value) for each in state if each.key.startswith(PREFIX) and each.value]
         return await super().submit(events, state)
 
