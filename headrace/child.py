@@ -29,6 +29,7 @@ from headrace.errors import Fatal, HeadraceError, JournalFailed, Permanent, Tran
 from headrace.journal.block import SealedBlock
 from headrace.protocols import Backfills, Context, Logger, Source, Write
 from headrace.settings import SourceSettings
+from headrace.threads import keep_one_heap
 
 STOP: Final = 2.0  # seconds that a child has to close its source, before it is killed
 
@@ -334,5 +335,6 @@ def _settings(start: Start) -> SourceSettings:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the daemon stops its children; Ctrl-C reaches only it
+    keep_one_heap()
     os.set_inheritable(int(sys.argv[1]), False)  # noqa: FBT003 -- the standard library's signature
     asyncio.run(main(int(sys.argv[1])))

@@ -25,8 +25,10 @@ def run(
     from headrace import log
     from headrace.control.serving import serve
     from headrace.settings_file import load
+    from headrace.threads import keep_one_heap
 
     os.umask(UMASK)
+    keep_one_heap()
     level = log.level(log_level, os.environ)
     settings = load(settings_file(config), os.environ)
     repeats = log.configure(level)

@@ -13,7 +13,7 @@ from headrace.journal.block import Block, Kind
 from headrace.protocols import Page, Position
 
 TAIL_BYTES: Final = 8 << 20
-PAGE_BYTES: Final = 4 << 20
+PAGE_BYTES: Final = 2 << 20
 BLOCK_COST: Final = 4_096  # bytes that a block takes beside its lines, about
 
 
