@@ -8,8 +8,8 @@ lines. Head and index are enough to skip, to order and to count; the body is dec
     body   the lines, each with its newline, as one LZ4 block
 
 Lines may share texts that are known only after they were compressed, as those of a transaction share what its commit
-tells. The head then holds the texts, and the body a mark for each: the byte n stands for the n-th text. JSON has no
-control characters, so no line holds such a byte. Lengths in the index are those of the whole lines.
+tells. The head then holds the texts, and the body a mark for each: the n-th control character stands for the n-th text.
+JSON has no control characters but white space, so no line holds another one. The index has the lengths of whole lines.
 
 All integers are little-endian. A later version is refused, never guessed at; an earlier one is read for ever.
 """
@@ -35,7 +35,7 @@ from headrace.event import Event, key_hash
 BLOCK_EVENTS: Final = 2_000
 BLOCK_BYTES: Final = 1 << 20
 VERSION: Final = 2  # that of a block without shared texts is 1
-MARKS: Final = tuple(bytes((number,)) for number in range(1, 9))  # of the shared texts; what follows is white space
+MARKS: Final = tuple(bytes((it,)) for it in range(1, 32) if it not in b"\t\n\r")  # of the shared texts
 
 _LZ4: Final = 1
 _MAGIC: Final = b"HRB"
@@ -142,15 +142,19 @@ class SealedBlock:
         return len(self.index) + len(self.body) + len(self.special) + _HEAD.size
 
     @property
+    def lengths(self) -> array[int]:
+        """Bytes of each line."""
+        return _u32(self.index[: 4 * self.count])
+
+    @property
     def longest(self) -> int:
         """Bytes of the longest line."""
-        return max(_u32(self.index[: 4 * self.count]), default=0)
+        return max(self.lengths, default=0)
 
-    def sharing(self, texts: Sequence[bytes], longer: int) -> SealedBlock:
-        """The same lines with texts for their marks, which make every line longer by that many bytes."""
-        lengths = array("I", [length + longer for length in _u32(self.index[: 4 * self.count])])
+    def sharing(self, texts: Sequence[bytes], lengths: array[int]) -> SealedBlock:
+        """The same lines with texts for their marks; `lengths`: of each line with its texts."""
         index = _little(lengths) + self.index[4 * self.count :]
-        return replace(self, raw_size=self.packed_size + longer * self.count, index=index, shared=tuple(texts))
+        return replace(self, raw_size=sum(lengths), index=index, shared=tuple(texts))
 
     def head(self, first: int, appended: float, until: float) -> bytes:
         """The head of a block whose first event has position `first`; the append times are seconds since 1970."""

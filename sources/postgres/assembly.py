@@ -26,8 +26,8 @@ from headrace.sources.postgres.transactions import Page, Running, Spool, chosen
 from headrace.sources.postgres.window import WATERMARK, Watch
 
 ROWS: Final = frozenset(b"IUDRYTMO")  # what may stand inside a transaction
-LARGE: Final = 500  # ordinals
 MANY: Final = 1_000  # messages kept before they are decoded, while their transaction goes on
+MANY_BYTES: Final = 2 << 20  # of them, about
 
 
 class Reached(Exception):
@@ -79,6 +79,7 @@ class Assembly:
         self._check = check
         self._block = Block()
         self._rows: list[bytes] = []
+        self._kept = 0  # bytes of the rows, about
         self._open: _Open | None = None
         self._ordinal = 0
         self._last_ordinal = 0  # of the last line of the open transaction, 0 where it has none
@@ -107,7 +108,7 @@ class Assembly:
 
     @property
     def amid(self) -> bool:
-        """Whether more of a transaction will come that is large already."""
+        """Whether more will come at once, of a large transaction that still runs."""
         return self._streaming is not None
 
     def moved(self, position: Position) -> None:
@@ -121,8 +122,10 @@ class Assembly:
             if self._streaming is not None:
                 done = self._streaming.take(messages, done)
             done = yield from self._singly(messages, done)
-        if len(self._rows) >= MANY and self._streaming is None:
-            yield from self._decode()
+        if self._rows:
+            self._kept += sum(map(len, messages))
+            if len(self._rows) >= MANY or self._kept >= MANY_BYTES:
+                yield from self._decode()
 
     def _singly(self, messages: Sequence[bytes], first: int) -> Generator[Portion, None, int]:
         """Messages one by one, up to where rows of a running transaction begin; returns the index reached."""
@@ -193,8 +196,9 @@ class Assembly:
         self.idle_end = max(self.idle_end, end)
 
     def _stream_start(self, message: bytes) -> Iterator[Portion]:
+        """What is complete does not wait for the end of what may be many rows."""
+        yield from self.flush()
         self._streaming = self._spool.start(protocol.stream_start(message).xid, self._tables)
-        yield from ()
 
     def _stream_stop(self, message: bytes) -> Iterator[Portion]:
         if self._streaming is not None:
@@ -269,7 +273,7 @@ class Assembly:
     # Rows
 
     def _decode(self) -> Iterator[Portion]:
-        rows, self._rows = self._rows, []
+        rows, self._rows, self._kept = self._rows, [], 0
         index = 0
         while index < len(rows):
             message = rows[index]

@@ -53,11 +53,7 @@ _STREAM: Final = """
 def run(messages, i, stop, ordinal, tx, xid, lines, keys, specials):
     add_line = lines.append
     add_key = keys.append
-    c0 = START + tx.head_id
-    c1 = UNTIL_TIME + tx.time + UNTIL_KEY
-    c2 = UNTIL_SEQUENCE + tx.sequence
-    c3 = tx.head
-    c4 = tx.tail
+    c0, c1, c2, c3, c4 = tx.around(FRAME)
     prefix = LETTER + xid + OID
     expected = prefix + TUPLE
     kind = 30 + len(xid)
@@ -84,10 +80,8 @@ _COPY: Final = """
 def run(rows, tx, lines, keys):
     add_line = lines.append
     add_key = keys.append
-    c0 = START + tx.head_id
-    c1 = UNTIL_TIME + tx.time + UNTIL_KEY
-    c2 = UNTIL_SEQUENCE + tx.sequence
-    c4 = tx.head + tx.tail
+    c0, c1, c2, c3, c4 = tx.around(FRAME)
+    c4 = c3 + c4
     for m in rows:
         p = m[:-1].split(TAB)
         if BACKSLASH not in m:
@@ -136,10 +130,6 @@ class _Function:
             "SEED": self._row.seed,
             "ID": self._row.prefix,
             "FRAME": self._frame,
-            "START": self._frame.start,
-            "UNTIL_TIME": self._frame.until_time,
-            "UNTIL_KEY": self._frame.until_key,
-            "UNTIL_SEQUENCE": self._frame.until_sequence,
             "LETTER": bytes([self._letter]),
             "OID": self._relation.message.oid.to_bytes(4),
             "TUPLE": bytes([self._kind]) + count.to_bytes(2),

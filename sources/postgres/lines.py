@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import Final, NamedTuple
 from zlib import crc32
 
 from headrace.event import rfc3339, source_seed
@@ -29,20 +29,23 @@ SCHEMA_PREFIX: Final = "urn:headrace:schema:postgres."
 OPERATIONS: Final[Mapping[int, str]] = {INSERT: "insert", UPDATE: "update", DELETE: "delete"}
 TUPLE: Final = 33  # where the first column of a row's first tuple stands
 TUPLE_KIND: Final = 30
+START: Final = b'{"specversion":"1.0","id":"'
+UNTIL_SEQUENCE: Final = b'","sequence":"'
 END: Final = b"false}}}\n"  # of every event of a transaction
 LAST: Final = b"true}}}\n"  # of its last one
 
 
 class Tx:
-    """A transaction's part of its events' lines."""
+    """A transaction's part of its events' lines. `longer`: bytes that the line made last will grow by."""
 
-    __slots__ = ("commit_time", "head", "head_id", "lsn", "origin", "sequence", "tail", "time", "xid")
+    __slots__ = ("commit_time", "head", "head_id", "longer", "lsn", "origin", "sequence", "tail", "time", "xid")
 
     def __init__(self, epoch: int, lsn: int, xid: int, time: int, origin: str = "") -> None:
         """`lsn`: where the commit record starts; `time`: microseconds since 1970."""
         self.lsn = lsn
         self.xid = xid
         self.commit_time = time
+        self.longer = 0
         self.origin = origin
         self.head_id = b"%d/%X/" % (epoch, lsn)
         self.sequence = b"%04d/%016X/" % (epoch, lsn)
@@ -50,6 +53,13 @@ class Tx:
         self.head = b',"tx":{"id":%d,"lsn":"%b","ordinal":' % (xid, lsn_text(lsn).encode())
         named = b',"origin":%b' % quoted_text(origin.encode("utf-8", "replace")) if origin else b""
         self.tail = b',"commit_time":"%b"%b,"last":%b' % (self.time, named, END)
+
+    def around(self, frame: Frame) -> Around:
+        """What stands around the values of a line that this transaction made."""
+        return Around(
+            *(START + self.head_id, frame.until_time + self.time + frame.until_key),
+            *(UNTIL_SEQUENCE + self.sequence, self.head, self.tail),
+        )
 
 
 def snapshot_tx(epoch: int, run: str, lsn: int, time: int) -> Tx:
@@ -75,19 +85,29 @@ class Names:
         return source_seed(self.name)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Frame:
-    """The constant parts of one operation's lines, between what differs.
+    """The constant parts of one operation's lines: before the time, from there to the key, and before the values.
 
-    In order: `start`, id, `until_time`, time, `until_key`, key, `until_sequence`, sequence, perhaps the previous key,
-    `until_values`, the values, the transaction.
+    A relation has one for each operation, which is equal to itself only.
+    """
+
+    until_time: bytes
+    until_key: bytes
+    until_values: bytes
+
+
+class Around(NamedTuple):
+    """What all lines of a transaction and an operation share.
+
+    It stands before the id's number, from there to the key, before the sequence's number, and around the last ordinal.
     """
 
     start: bytes
-    until_time: bytes
     until_key: bytes
     until_sequence: bytes
-    until_values: bytes
+    head: bytes
+    tail: bytes
 
 
 def frame(names: Names, relation: Relation, operation: str) -> Frame:
@@ -106,13 +126,8 @@ def frame(names: Names, relation: Relation, operation: str) -> Frame:
     )
     urn = f"{SCHEMA_PREFIX}{operation}:1".encode()
     prefix = in_json(relation.key_prefix.encode("utf-8", "surrogatepass"))
-    return Frame(
-        b'{"specversion":"1.0","id":"',
-        b'"%b,"time":"' % shared,
-        b'","dataschema":"%b","partitionkey":"%b' % (urn, prefix),
-        b'","sequence":"',
-        b'",%b' % data,
-    )
+    until_key = b'","dataschema":"%b","partitionkey":"%b' % (urn, prefix)
+    return Frame(b'"%b,"time":"' % shared, until_key, b'",%b' % data)
 
 
 def _json(text: str) -> bytes:
@@ -150,18 +165,19 @@ class Row:
             renamed = b'%b%b",' % (self._previous, in_json(before))
         values = self.values(old, kind, new)
         number = b"%d" % ordinal
-        head = (frame.start, tx.head_id, number, frame.until_time, tx.time, frame.until_key, in_json(key))
-        place = (frame.until_sequence, tx.sequence, number.rjust(10, b"0"), b'",', renamed, frame.until_values[2:])
-        return b"".join((*head, *place, values, tx.head, number, tx.tail)), self.hash(key), special
+        start, until_key, until_sequence, head, tail = tx.around(frame)
+        about = (start, number, until_key, in_json(key), until_sequence, number.rjust(10, b"0"))
+        line = (*about, b'",', renamed, frame.until_values[2:], values, head, number, tail)
+        return b"".join(line), self.hash(key), special
 
     def read(self, frame: Frame, row: list[Value], tx: Tx) -> tuple[bytes, int]:
         """The line of a row that was there already, behind its `ctid`, and its key's hash."""
         ctid, *values = row
         key = self.key(values)
         identity = in_json(key) if self._relation.key else ctid
-        head = (frame.start, tx.head_id, self.prefix, identity, frame.until_time, tx.time, frame.until_key)
-        place = (in_json(key), frame.until_sequence, tx.sequence, frame.until_values)
-        parts = (*head, *place, self.values(None, 0, values), tx.head, tx.tail)
+        start, until_key, until_sequence, head, tail = tx.around(frame)
+        about = (start, self.prefix, identity, until_key, in_json(key), until_sequence, frame.until_values)
+        parts = (*about, self.values(None, 0, values), head, tail)
         return b"".join(part for part in parts if isinstance(part, bytes)), self.hash(key)
 
     def _completed(self, old: list[Value], kind: int, new: list[Value]) -> list[Value]:

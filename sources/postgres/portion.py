@@ -27,24 +27,22 @@ class Portion(NamedTuple):
 class Block:
     """Lines on their way into one block."""
 
-    def __init__(self, longer: int = 0) -> None:
-        """`longer`: bytes that every line will grow by."""
+    def __init__(self) -> None:
         self.lines: list[bytes] = []
         self.keys: list[int] = []
         self.specials: dict[int, Special] = {}
         self.writes: list[Write] = []
         self.kinds = bytearray()
         self.size = 0
-        self._longer = longer
         self._types: dict[str, int] = {}
 
     def kind(self, type_: str) -> int:
         return self._types.setdefault(type_, len(self._types))
 
-    def added(self, count: int, kind: int) -> int:
-        """Account for the last `count` lines; returns their bytes."""
+    def added(self, count: int, kind: int, longer: int = 0) -> int:
+        """Account for the last `count` lines, which will each grow by `longer` bytes; returns their bytes."""
         size = len(self.lines[-1]) if count == 1 else sum(map(len, self.lines[-count:]))
-        size += count * self._longer
+        size += count * longer
         self.kinds += bytes((kind,)) * count
         self.size += size
         return size
@@ -62,7 +60,7 @@ class Block:
         """
         letter = messages[first][TAG]
         reached = table.runs[letter](messages, first, stop, ordinal, tx, xid, self.lines, self.keys, self.specials)
-        size = self.added(reached - first, self.kind(TYPE_PREFIX + OPERATIONS[letter]))
+        size = self.added(reached - first, self.kind(TYPE_PREFIX + OPERATIONS[letter]), tx.longer)
         table.average = size / (reached - first)
         return reached
 

@@ -15,6 +15,7 @@ from headrace.sources.postgres.failures import explain
 from headrace.sources.postgres.protocol import status_update
 
 MESSAGES: Final = 1_500  # taken at once, before anybody else has a turn
+BYTES: Final = 2 << 20  # of them
 
 
 def protocol_version(server_version: int) -> int:
@@ -30,15 +31,17 @@ class CopyOut:
         self._connection = connection
         self._pgconn = connection.pgconn
         self.ended = False
+        self.more = False
 
     def take(self, limit: int = MESSAGES) -> list[bytes]:
-        """Up to `limit` that came, without waiting."""
+        """Up to `limit` that came, or somewhat more than `BYTES` of them, without waiting; `more` may be there."""
         get = self._pgconn.get_copy_data
         found: list[bytes] = []
         add = found.append
-        consumed_at = -1
-        while len(found) < limit:
-            for _ in range(limit - len(found)):
+        consumed_at, size = -1, 0
+        while len(found) < limit and size < BYTES:
+            before = len(found)
+            for _ in range(limit - before):
                 count, data = get(1)
                 if count <= 0:
                     break
@@ -50,8 +53,10 @@ class CopyOut:
                 break
             if consumed_at == len(found):  # nothing came since
                 break
+            size += sum(map(len, found[before:]))
             self._consume()
             consumed_at = len(found)
+        self.more = len(found) >= limit or size >= BYTES
         return found
 
     def _consume(self) -> None:

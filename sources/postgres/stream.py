@@ -17,7 +17,7 @@ from headrace.protocols import Capture, Clock
 from headrace.sources.postgres.assembly import Assembly, Reached
 from headrace.sources.postgres.portion import Portion
 from headrace.sources.postgres.positions import Position
-from headrace.sources.postgres.replication import MESSAGES, Replication
+from headrace.sources.postgres.replication import Replication
 from headrace.sources.postgres.slots import went_back
 
 REPORT: Final = 1.0  # seconds between reports of what is durable, whether that moved or not
@@ -88,7 +88,7 @@ class Stream:
                 if await self._feed(messages):
                     return
                 await asyncio.sleep(0)  # the report's turn
-                if len(messages) == MESSAGES:
+                if self._replication.more:
                     continue
                 if self._assembly.amid:
                     await asyncio.sleep(GATHER)

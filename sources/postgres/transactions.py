@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from pathlib import Path
 from struct import Struct
 from typing import Final, NamedTuple
@@ -19,9 +19,9 @@ import msgspec
 from headrace.errors import Transient
 from headrace.journal.block import MARKS, Lines, SealedBlock, Special, filled, seal
 from headrace.sources.postgres import protocol
-from headrace.sources.postgres.lines import OPERATIONS, Names, Tx
+from headrace.sources.postgres.lines import OPERATIONS, START, UNTIL_SEQUENCE, Around, Frame, Names, Tx
 from headrace.sources.postgres.portion import Block
-from headrace.sources.postgres.protocol import ORIGIN, TAG, lsn_text, stream_xid, without_xid
+from headrace.sources.postgres.protocol import ORIGIN, TAG, stream_xid, without_xid
 from headrace.sources.postgres.tables import Table, Tables
 
 _RECORD: Final = Struct("<BI")  # kind, length
@@ -30,35 +30,45 @@ _BUFFER: Final = 1 << 18
 RUNS: Final = 2_000  # of a page
 AT_ONCE: Final = 8  # running transactions that may each keep a page in memory while others have their turn
 COUNTED: Final = 1_000  # sub-transactions whose rows are counted
-_ID, _TIME, _SEQUENCE, _LSN = MARKS[:4]  # what a line of a running transaction has in place of what its commit tells
-_TIMES: Final = (1, 2, 1, 1)  # how often every line has each
-_LONGER: Final = 128  # bytes that these make a line longer, at most
+# What a line of a running transaction has in place of what surrounds its values; one of `_KEYS` for each frame.
+_START, _SEQUENCE, _HEAD, _TAIL, *_KEYS = MARKS
+_SHARED: Final = 4  # of them in every line
+_UNKNOWN: Final = 96  # bytes of what only the commit tells, at most
 _XID: Final = Struct("<I")
 
 
 class DraftTx(Tx):
-    """A transaction that still runs, with marks for what is not known."""
+    """A transaction that still runs: marks stand for what surrounds the values of its lines, all of which is constant.
 
-    __slots__ = ()
+    `frames` are those that were used, with their numbers; `latest` is that of the last one.
+    """
+
+    __slots__ = ("frames", "latest")
 
     def __init__(self, xid: int, origin: str) -> None:
         super().__init__(0, 0, xid, 0, origin)
-        self.tail = self.tail.replace(self.time, _TIME)
-        self.head_id, self.time, self.sequence = _ID, _TIME, _SEQUENCE
-        self.head = b',"tx":{"id":%d,"lsn":"%b","ordinal":' % (xid, _LSN)
+        self.frames: dict[Frame, int] = {}
+        self.latest = 0
+        self.longer = 0
 
+    @property
+    def full(self) -> bool:
+        """Whether there may be no mark left."""
+        return len(self.frames) == len(_KEYS)
 
-def told(tx: Tx) -> tuple[bytes, ...]:
-    """What the commit told, in the order of the marks."""
-    return tx.head_id, tx.time, tx.sequence, lsn_text(tx.lsn).encode()
+    def around(self, frame: Frame) -> Around:
+        self.latest = self.frames.setdefault(frame, len(self.frames))
+        told = (START, UNTIL_SEQUENCE, self.head, self.tail, frame.until_time, frame.until_key)
+        self.longer = sum(map(len, told)) + _UNKNOWN
+        return Around(_START, _KEYS[self.latest], _SEQUENCE, _HEAD, _TAIL)
 
 
 class Run(NamedTuple):
-    """Neighbouring rows of one (sub-)transaction and table; `shown`: they have lines."""
+    """Neighbouring rows of one (sub-)transaction and table. `frame`: number of their lines' frame, if they have any."""
 
     xid: int
     oid: int
-    shown: bool
+    frame: int | None
     rows: int
 
 
@@ -74,33 +84,40 @@ class Chosen(NamedTuple):
 class Page(msgspec.Struct, array_like=True):
     """Rows of a running transaction, decoded. `before`: the ordinal in front of it, as far as known when it was made.
 
-    `renamed`: some of the rows got another key.
+    `frames`: what is constant of what stands before the keys, around the time. `renamed`: some rows got another key.
     """
 
     before: int
     runs: list[Run]
+    frames: list[tuple[bytes, bytes]]
     renamed: bool
     block: SealedBlock
 
+    def texts(self, tx: Tx) -> tuple[bytes, ...]:
+        """What the marks stand for, now that the commit told it."""
+        keys = [before + tx.time + behind for before, behind in self.frames]
+        return START + tx.head_id, UNTIL_SEQUENCE + tx.sequence, tx.head, tx.tail, *keys
+
     def whole(self, tx: Tx) -> Chosen:
         """All of it."""
+        texts, drafted, lengths = self.texts(tx), self.block.lengths, array("I")
+        shared, keys = texts[:_SHARED], texts[_SHARED:]
         ordinal, last = self.before, 0
         for run in self.runs:
             ordinal += run.rows
-            last = ordinal if run.shown else last
-        texts = told(tx)
-        longer = sum(times * (len(text) - 1) for times, text in zip(_TIMES, texts, strict=True))
-        used = {run.oid for run in self.runs if run.shown}
-        return Chosen(self.block.sharing(texts, longer), last, used, ordinal)
+            if run.frame is not None:
+                longer = sum(len(text) - 1 for text in (*shared, keys[run.frame]))
+                place, last = len(lengths), ordinal
+                lengths.extend([length + longer for length in drafted[place : place + run.rows]])
+        used = {run.oid for run in self.runs if run.frame is not None}
+        return Chosen(self.block.sharing(texts, lengths), last, used, ordinal)
 
 
 def renumbered(line: bytes, old: int, new: int) -> bytes:
     """A drafted line with another ordinal."""
-    line = line.replace(b'%b%d"' % (_ID, old), b'%b%d"' % (_ID, new), 1)
-    line = line.replace(b"%b%010d" % (_SEQUENCE, old), b"%b%010d" % (_SEQUENCE, new), 1)
-    mark = b',"commit_time":"' + _TIME
-    head, _, rest = line.rpartition(b'"ordinal":%d%b' % (old, mark))
-    return b'%b"ordinal":%d%b%b' % (head, new, mark, rest)
+    line = line.replace(b"%b%d" % (_START, old), b"%b%d" % (_START, new))
+    line = line.replace(b"%b%010d" % (_SEQUENCE, old), b"%b%010d" % (_SEQUENCE, new))
+    return line.replace(b"%b%d%b" % (_HEAD, old, _TAIL), b"%b%d%b" % (_HEAD, new, _TAIL))
 
 
 def chosen(page: Page, aborted: set[int], early: set[int], tx: Tx, ordinal: int, skip: int) -> Chosen:
@@ -108,25 +125,25 @@ def chosen(page: Page, aborted: set[int], early: set[int], tx: Tx, ordinal: int,
 
     The first `skip` ordinals of the transaction are in the journal already, all of them where it is -1.
     """
-    drafted, texts = page.block.lines(), told(tx)
+    drafted, texts = page.block.lines(), page.texts(tx)
     ends = [0, *accumulate(drafted.lengths)]
-    given = [drafted.data[start:end] for start, end in pairwise(ends)]
     lines: list[bytes] = []
     places: list[int] = []
     specials: dict[int, Special] = {}
     index, number, last, used = -1, page.before, 0, set[int]()
-    for xid, oid, shown, rows in page.runs:
+    for xid, oid, frame, rows in page.runs:
         for _ in range(rows):
             number += 1
-            index += shown
+            index += frame is not None
             if xid in aborted:
                 continue
             ordinal += 1
-            if not shown or oid in early or skip == -1 or ordinal <= skip:
+            if frame is None or oid in early or skip == -1 or ordinal <= skip:
                 continue
             if index in drafted.special:
                 specials[len(lines)] = drafted.special[index]
-            lines.append(filled(renumbered(given[index], number, ordinal), texts))
+            line = drafted.data[ends[index] : ends[index + 1]]
+            lines.append(filled(renumbered(line, number, ordinal), texts))
             places.append(index)
             used.add(oid)
             last = ordinal
@@ -153,9 +170,10 @@ class Running:
         self._names = names
         self._tables = tables.branch()
         self._xid = xid
+        self._origin = ""
         self._tx = DraftTx(xid, "")
         self._ordinal = 0
-        self._block = Block(_LONGER)
+        self._block = Block()
         self._runs: list[Run] = []
         self._rows = 0  # of the page
         self._counts: dict[int, int] = {}  # rows of the latest sub-transactions
@@ -192,7 +210,7 @@ class Running:
         else:
             reached = self._draft(table, messages, first, head[1:5])
         rows = reached - first
-        self._runs.append(Run(xid, oid, table is not None, rows))
+        self._runs.append(Run(xid, oid, None if table is None else self._tx.latest, rows))
         self._rows += rows
         self._count(xid, rows)
         if len(self._runs) >= RUNS:
@@ -201,7 +219,7 @@ class Running:
 
     def _draft(self, table: Table, messages: Sequence[bytes], first: int, xid: bytes) -> int:
         room = self._block.room(table.average)
-        if room < 1 and self._block.lines:
+        if self._tx.full or (room < 1 and self._block.lines):
             self.flush()
             room = self._block.room(table.average)
         stop = min(len(messages), first + max(room, 1))
@@ -224,7 +242,8 @@ class Running:
             case protocol.TYPE:
                 self._tables.learn_type(protocol.type_(message))
             case protocol.ORIGIN:
-                self._tx = DraftTx(self._xid, protocol.origin(message))
+                self._origin = protocol.origin(message)
+                self._tx = DraftTx(self._xid, self._origin)
             case protocol.TRUNCATE:
                 self._pass(xid, len(protocol.truncate(message).relations))
             case protocol.MESSAGE:
@@ -252,10 +271,12 @@ class Running:
             return
         lines, _ = self._block.finish(len(self._block.lines))
         renamed = any(special.previous for special in lines.special.values())
-        page = Page(self._ordinal, self._runs, renamed, seal(self._names.name, lines))
+        frames = [(frame.until_time, frame.until_key) for frame in self._tx.frames]
+        page = Page(self._ordinal, self._runs, frames, renamed, seal(self._names.name, lines))
         self._write(_PAGE, msgspec.msgpack.encode(page))
         self._ordinal += self._rows
-        self._block, self._runs, self._rows = Block(_LONGER), [], 0
+        self._block, self._runs, self._rows = Block(), [], 0
+        self._tx = DraftTx(self._xid, self._origin)
 
     def records(self) -> Iterator[Page | Raw]:
         """All of it, in order."""
