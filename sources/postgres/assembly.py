@@ -22,7 +22,7 @@ from headrace.sources.postgres.portion import Block, Portion
 from headrace.sources.postgres.positions import Position
 from headrace.sources.postgres.protocol import LogicalMessage
 from headrace.sources.postgres.tables import Table, Tables
-from headrace.sources.postgres.transactions import Page, Running, Spool, chosen
+from headrace.sources.postgres.transactions import Page, Running, Spool, Xids, chosen
 from headrace.sources.postgres.window import WATERMARK, Watch
 
 ROWS: Final = frozenset(b"IUDRYTMO")  # what may stand inside a transaction
@@ -230,7 +230,7 @@ class Assembly:
             yield Portion(_ended(held.lines), self._position, held.writes)
         self._spool.drop(commit.xid)
 
-    def _page(self, page: Page, aborted: set[int]) -> Iterator[Portion]:
+    def _page(self, page: Page, aborted: Xids) -> Iterator[Portion]:
         """A page of a transaction that was sent while it ran. The last one is held back: its end says that it is."""
         open_ = self._open
         if open_ is None:

@@ -120,7 +120,7 @@ def renumbered(line: bytes, old: int, new: int) -> bytes:
     return line.replace(b"%b%d%b" % (_HEAD, old, _TAIL), b"%b%d%b" % (_HEAD, new, _TAIL))
 
 
-def chosen(page: Page, aborted: set[int], early: set[int], tx: Tx, ordinal: int, skip: int) -> Chosen:
+def chosen(page: Page, aborted: Xids, early: set[int], tx: Tx, ordinal: int, skip: int) -> Chosen:
     """What counts of a page whose rows follow `ordinal`: not rolled back, not of tables still to be read (`early`).
 
     The first `skip` ordinals of the transaction are in the journal already, all of them where it is -1.
@@ -154,6 +154,21 @@ def chosen(page: Page, aborted: set[int], early: set[int], tx: Tx, ordinal: int,
     return Chosen(found, last, used, ordinal)
 
 
+class Xids:
+    """A set of transaction ids, a bit for each: a transaction may have millions of sub-transactions."""
+
+    def __init__(self) -> None:
+        self._parts: dict[int, bytearray] = {}
+
+    def add(self, xid: int) -> None:
+        part = self._parts.setdefault(xid >> 13, bytearray(1 << 10))
+        part[xid >> 3 & 0x3FF] |= 1 << (xid & 7)
+
+    def __contains__(self, xid: int) -> bool:
+        part = self._parts.get(xid >> 13)
+        return part is not None and bool(part[xid >> 3 & 0x3FF] >> (xid & 7) & 1)
+
+
 class Raw(NamedTuple):
     """A message that is no row."""
 
@@ -175,9 +190,9 @@ class Running:
         self._ordinal = 0
         self._block = Block()
         self._runs: list[Run] = []
-        self._rows = 0  # of the page
+        self.rows = 0  # of the page, in memory
         self._counts: dict[int, int] = {}  # rows of the latest sub-transactions
-        self.aborted: set[int] = set()
+        self.aborted = Xids()
 
     def add(self, message: bytes) -> None:
         """The next message of the transaction, from inside its stream, that is no row."""
@@ -211,7 +226,7 @@ class Running:
             reached = self._draft(table, messages, first, head[1:5])
         rows = reached - first
         self._runs.append(Run(xid, oid, None if table is None else self._tx.latest, rows))
-        self._rows += rows
+        self.rows += rows
         self._count(xid, rows)
         if len(self._runs) >= RUNS:
             self.flush()
@@ -223,7 +238,7 @@ class Running:
             self.flush()
             room = self._block.room(table.average)
         stop = min(len(messages), first + max(room, 1))
-        return self._block.take(table, messages, first, stop, self._ordinal + self._rows, self._tx, xid)
+        return self._block.take(table, messages, first, stop, self._ordinal + self.rows, self._tx, xid)
 
     def _count(self, xid: int, rows: int) -> None:
         if xid == self._xid:
@@ -274,8 +289,8 @@ class Running:
         frames = [(frame.until_time, frame.until_key) for frame in self._tx.frames]
         page = Page(self._ordinal, self._runs, frames, renamed, seal(self._names.name, lines))
         self._write(_PAGE, msgspec.msgpack.encode(page))
-        self._ordinal += self._rows
-        self._block, self._runs, self._rows = Block(), [], 0
+        self._ordinal += self.rows
+        self._block, self._runs, self.rows = Block(), [], 0
         self._tx = DraftTx(self._xid, self._origin)
 
     def records(self) -> Iterator[Page | Raw]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -13,14 +14,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headrace.errors import Transient
 from headrace.event import Event
+from headrace.journal.block import SealedBlock
 from headrace.sources.postgres.assembly import Assembly
 from headrace.sources.postgres.lines import Names
 from headrace.sources.postgres.portion import Portion
 from headrace.sources.postgres.positions import KnownRelation, Position
 from headrace.sources.postgres.relations import EVERYTHING, Shown
 from headrace.sources.postgres.tables import Tables
-from headrace.sources.postgres.transactions import Spool
+from headrace.sources.postgres.transactions import AT_ONCE, Spool, Xids
 from headrace.testing.fakes import typed
 from tests.adapters.postgres import wire
 
@@ -213,3 +216,64 @@ def test_nothing_is_lost_or_repeated_after_a_restart(server: Server, batch: int,
         again = server.messages(streaming=data.draw(st.booleans()), start=start)
         after = assemble(again, batch, kept[-1].position, known_after(kept), Path(folder))
     assert events([*kept, *after]) == events(before)
+
+
+def test_pages_behind_what_was_rolled_back_stay_as_they_were_sealed(tmp_path: Path) -> None:
+    """Of a savepoint that failed only its own rows and those up to its end are written anew."""
+    oid, rows = OIDS["two"], [wire.insert(OIDS["two"], [b"%d" % number], xid=7) for number in range(40)]
+    messages = [
+        *(wire.stream_start(7, first=True), wire.relation(oid, "two", COLUMNS["two"], xid=7), *rows[:4]),
+        *(wire.insert(oid, [b"100"], xid=8), wire.insert(oid, [b"101"], xid=8)),
+        *(wire.stream_stop(), wire.stream_abort(7, 8), wire.stream_start(7, first=False), *rows[4:]),
+        *(wire.stream_stop(), wire.stream_commit(7, 100)),
+    ]
+    portions = assemble(messages, 1000, Position(1), {}, tmp_path)
+    found = events(portions)
+    assert [event.data["after"]["id"] for event in found] == list(range(40))
+    assert [event.data["tx"]["ordinal"] for event in found] == list(range(1, 41))
+    assert [event.data["tx"]["last"] for event in found] == [False] * 39 + [True]
+    assert [isinstance(portion.lines, SealedBlock) for portion in portions[1:-1]] == [True] * (len(portions) - 2)
+
+
+def test_a_running_transaction_that_finds_no_room_is_transient(tmp_path: Path) -> None:
+    oid = OIDS["two"]
+    rows = [wire.insert(oid, [b"%d" % number], xid=7) for number in range(5_000)]
+    messages = [wire.stream_start(7, first=True), wire.relation(oid, "two", COLUMNS["two"], xid=7), *rows]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, before[1]))
+    try:
+        with pytest.raises(Transient, match="a running transaction cannot be kept") as raised:
+            assemble(messages, 1000, Position(1), {}, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "streaming = false" in raised.value.hint
+    assert not list(tmp_path.glob("*.tx"))
+
+
+def test_many_running_transactions_keep_little_in_memory(tmp_path: Path) -> None:
+    """Each part ends on the disk where there are many; the order within each stays."""
+    oid, many = OIDS["two"], range(1_000, 1_000 + 4 * AT_ONCE)
+    messages: list[bytes] = []
+    for turn in range(3):
+        for xid in many:
+            described = [wire.relation(oid, "two", COLUMNS["two"], xid=xid)] if not turn else []
+            row = wire.insert(oid, [b"%d" % (xid + turn * 10_000)], xid=xid)
+            messages += [wire.stream_start(xid, first=not turn), *described, row, wire.stream_stop()]
+    spool = Spool(tmp_path, NAMES)
+    assembly = Assembly(NAMES, Position(1), Tables(NAMES, choose, lambda oid: ("id",), {}), spool)
+    with closing(spool):
+        assert not list(assembly.feed(messages))
+        kept = [xid for xid in many if spool.committed(xid).rows]
+        assert len(kept) <= AT_ONCE
+        commits = [wire.stream_commit(xid, 100 + xid) for xid in many]
+        found = [event.data["after"]["id"] for event in events([*assembly.feed(commits), *assembly.flush()])]
+    assert found == [xid + turn * 10_000 for xid in many for turn in range(3)]
+
+
+@given(st.sets(st.integers(0, 2**32 - 1)), st.sets(st.integers(0, 2**32 - 1)))
+def test_a_set_of_transaction_ids_is_one(added: set[int], others: set[int]) -> None:
+    found = Xids()
+    for xid in added:
+        found.add(xid)
+    near = {(xid + step) % 2**32 for xid in added for step in (-1, 1, 8, 8_192)}
+    assert {xid for xid in added | others | near if xid in found} == added
