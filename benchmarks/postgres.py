@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.capture import debezium, draining, freshness, initial, large, rates
 from benchmarks.capture.shapes import SHAPES
-from benchmarks.report import report
+from benchmarks.report import measured, report
 from tests.fixtures.postgres import Server, need_local, server
 
 SERVER = {"max_wal_size": "16GB", "shared_buffers": "512MB", "fsync": "on"}
@@ -93,7 +93,7 @@ def main() -> None:
     why = "left out as asked" if given.no_debezium else debezium.missing()
     if why:
         print(why)
-    found: Figures = {}
+    found: Figures = measured("postgres") if given.part and not given.quick else {}
     with server(need_local()[0], SERVER) as running, tempfile.TemporaryDirectory(prefix="headrace-bench-") as name:
         folder = Path(name)
         (folder / "classes").mkdir()

@@ -17,6 +17,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
 MARKED = re.compile(r"(<!-- bench:(\w+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
 
+LARGE, LAST = "one transaction of 10,000,000 rows", "last row after commit s"
 # What, the benchmark, and its figures: a name of one stands in braces.
 SUMMARY: Final = (
     ("file closed to function called", "latency", "p50 {closed to called p50 ms} ms, p99 {closed to called p99 ms} ms"),
@@ -46,6 +47,11 @@ SUMMARY: Final = (
         "Postgres rows of 8 columns, durable in the journal",
         "postgres",
         "{8 columns: Headrace to the journal, rows/s}/s; Debezium {8 columns: Debezium, large heap, rows/s}/s",
+    ),
+    (
+        "10,000,000 rows in one transaction, the last one durable",
+        "postgres",
+        f"{{{LARGE}: streamed while it runs, {LAST}}} s after its commit; {{{LARGE}: sent after commit, {LAST}}} s unstreamed",
     ),
     (
         "Postgres commit to the line in a file, at 1,000 tx/s",

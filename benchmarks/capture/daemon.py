@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from benchmarks.capture.processes import wait_for
+from benchmarks.capture.processes import has_row, wait_for
 from headrace.journal.sqlite import FILE as JOURNAL
 from tests.fixtures.postgres import Database
 
@@ -50,6 +50,7 @@ class Headrace:
         self.folder = folder
         self.out = folder / "out.jsonl"
         self.slot = slot
+        self._further = further
         given = {"dsn": database.dsn, "slot": slot, "streaming": str(streaming).lower(), "snapshot": snapshot}
         (folder / "headrace.toml").write_text(SETTINGS.format(**given) + further)
 
@@ -79,3 +80,7 @@ class Headrace:
         path = self.folder / "headrace-data" / JOURNAL
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as journal:
             return int(journal.execute("SELECT position FROM head").fetchone()[0])
+
+    def has(self, rows: int) -> bool:
+        """Whether all rows are durable, and the last one is in the file, where there is one."""
+        return has_row(self.out, rows) if self._further else self.journaled() >= rows

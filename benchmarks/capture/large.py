@@ -5,22 +5,31 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from benchmarks.capture.daemon import Headrace
+from benchmarks.capture.daemon import SINK, Headrace
 from benchmarks.capture.processes import used, wait_for
 from benchmarks.capture.shapes import SHAPES
 from tests.fixtures.postgres import Database, Server
 
 _SPILL = "SELECT spill_bytes, stream_bytes, total_bytes FROM pg_stat_replication_slots WHERE slot_name = '{}'"
 
+LAST, MEMORY = "last row after commit s", "memory MB"
+
 Figures = dict[str, float | int | str]
 
 
 def measured(server: Server, folder: Path, rows: int) -> Figures:
+    """Into the journal alone, then with a file behind it, whose gigabytes are a matter of the disk."""
     found: Figures = {}
     for name, streaming in {"streamed while it runs": True, "sent after commit": False}.items():
-        with server.database() as database:
-            headrace = Headrace(folder / str(streaming), database, database.name, streaming=streaming)
-            found |= {f"{name}, {what}": it for what, it in _one(database, headrace, rows).items()}
+        for place, sink in {"journal": "", "file": SINK}.items():
+            with server.database() as database:
+                at = folder / str(streaming) / place
+                headrace = Headrace(at, database, database.name, streaming=streaming, further=sink)
+                figures = _one(database, headrace, rows)
+            if sink:
+                headrace.out.unlink()
+                figures = {"last line of a file after commit s": figures[LAST], "memory MB with it": figures[MEMORY]}
+            found |= {f"{name}, {what}": it for what, it in figures.items()}
     return found
 
 
@@ -31,15 +40,15 @@ def _one(database: Database, headrace: Headrace, rows: int) -> Figures:
         start = time.perf_counter()
         shape.write(database, rows)
         committed = time.perf_counter()
-        wait_for(lambda: headrace.journaled() >= rows, 1_200)
+        wait_for(lambda: headrace.has(rows), 1_200)
         seconds, memory = time.perf_counter() - committed, used(pid).memory
     # The statistics come a little later than the rows.
     wait_for(lambda: database.execute(_SPILL.format(headrace.slot))[0][2] > 0, 30)
     [(spilled, streamed, _)] = database.execute(_SPILL.format(headrace.slot))
     return {
         "transaction s": round(committed - start, 1),
-        "last row after commit s": round(seconds, 1),
-        "memory MB": round(memory),
+        LAST: round(seconds, 1),
+        MEMORY: round(memory),
         "spilled by the server MB": round(spilled / 1e6),
         "streamed by the server MB": round(streamed / 1e6),
     }

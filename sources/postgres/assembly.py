@@ -18,11 +18,12 @@ from headrace.journal.block import Lines, SealedBlock, Special
 from headrace.sources.postgres import protocol
 from headrace.sources.postgres.events import in_front, message_event, table_event
 from headrace.sources.postgres.lines import END, LAST, OPERATIONS, Names, Tx
+from headrace.sources.postgres.pages import Page, Xids, chosen
 from headrace.sources.postgres.portion import Block, Portion
 from headrace.sources.postgres.positions import Position
 from headrace.sources.postgres.protocol import LogicalMessage
 from headrace.sources.postgres.tables import Table, Tables
-from headrace.sources.postgres.transactions import Page, Running, Spool, Xids, chosen
+from headrace.sources.postgres.transactions import Running, Spool
 from headrace.sources.postgres.window import WATERMARK, Watch
 
 ROWS: Final = frozenset(b"IUDRYTMO")  # what may stand inside a transaction

@@ -19,11 +19,12 @@ from headrace.event import Event
 from headrace.journal.block import SealedBlock
 from headrace.sources.postgres.assembly import Assembly
 from headrace.sources.postgres.lines import Names
+from headrace.sources.postgres.pages import Xids
 from headrace.sources.postgres.portion import Portion
 from headrace.sources.postgres.positions import KnownRelation, Position
 from headrace.sources.postgres.relations import EVERYTHING, Shown
 from headrace.sources.postgres.tables import Tables
-from headrace.sources.postgres.transactions import AT_ONCE, Spool, Xids
+from headrace.sources.postgres.transactions import AT_ONCE, Spool
 from headrace.testing.fakes import typed
 from tests.adapters.postgres import wire
 
