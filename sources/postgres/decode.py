@@ -2,7 +2,8 @@ r"""A relation compiled to a decoder: messages in, CloudEvents lines out, withou
 
 The source of the generated code holds only numbers and names made here; everything from the catalogue comes in as a
 constant. A row whose values are all there and shorter than 256 bytes takes the fast way: its columns are separated by
-`t\0\0\0`, which occurs nowhere else, because texts hold no NUL. Every other row is decoded column by column.
+`t\0\0\0`, which occurs nowhere else, because texts hold no NUL. Nulls and long values stand between two such places.
+Every other row is decoded column by column.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import msgspec
 
 from headrace.journal.block import Special
 from headrace.sources.postgres.lines import OPERATIONS, Names, Row, Tx, frame
-from headrace.sources.postgres.protocol import DELETE, KEY, NEW, OLD, UNCHANGED, UPDATE, tuple_values, without_xid
+from headrace.sources.postgres.protocol import DELETE, KEY, NEW, NULL, OLD, TEXT, UPDATE, without_xid
 from headrace.sources.postgres.relations import Field, Relation
 from headrace.sources.postgres.types import Kind, Unparsed, hashed, in_json, json_text, key_part
 
@@ -40,15 +41,6 @@ _SHORT: Final = """
             except ValueError:  # a value that needs more care
                 pass
 """
-_ANY: Final = """
-            try:
-                {names} = row
-                {check}
-                {emit}
-                continue
-            except ValueError:
-                pass
-"""
 _STREAM: Final = """
 def run(messages, i, stop, ordinal, tx, xid, lines, keys, specials):
     add_line = lines.append
@@ -66,9 +58,13 @@ def run(messages, i, stop, ordinal, tx, xid, lines, keys, specials):
         elif m[25:kind] != prefix:
             return i + ordinal - first
         elif m[kind] == {kind}:
-            row, place = tuple_values(m, kind + 3, {count})
-{more}
-{anything}
+            try:
+                {names} = values(p, kind + 3)
+                {check}
+                {emit}
+                continue
+            except ValueError:
+                pass
         line, key, special = slow(FRAME, without_xid(m) if xid else m, ordinal, tx)
         if special is not None:
             specials[len(lines)] = special
@@ -86,9 +82,13 @@ def run(rows, tx, lines, keys):
         p = m[:-1].split(TAB)
         if BACKSLASH not in m:
 {short}
-        row = [None if v == NULL else unescaped(v) if BACKSLASH in v else v for v in p]
-        if True:
-{anything}
+        row = [None if v == MISSING else unescaped(v) if BACKSLASH in v else v for v in p]
+        try:
+            {names} = row
+            {emit}
+            continue
+        except ValueError:
+            pass
         line, key = slow(FRAME, row, tx)
         add_line(line)
         add_key(key)
@@ -144,25 +144,17 @@ class _Function:
         names = {"names": ", ".join([*extra, *columns])}
         strip = _indented([*self._strip(), *self._check_texts()])
         short = _SHORT.format(**names, strip=strip, emit=self._emit(nullable=False))
-        check = _indented([*self._check(), "pass"]).lstrip()
-        row_names = names if self._letter == READ else {"names": ", ".join(columns) + ","}
-        anything = _ANY.format(**row_names, check=check, emit=self._emit(nullable=True))
+        emit = self._emit(nullable=True)
         if self._letter == READ:
-            return _COPY.format(short=short, anything=anything)
+            return _COPY.format(short=short, **names, emit=emit)
         return _STREAM.format(
             parts=-1 if self._kind == KEY else len(columns) + 1,
             kind=self._kind,
             short=short,
-            anything=anything,
-            count=len(self._relation.columns),
-            more=self._more(),
+            names=", ".join(columns) + ",",
+            check=_indented([*self._same_key(), "pass"]).lstrip(),
+            emit=emit,
         )
-
-    def _more(self) -> str:
-        """Take the second tuple in, where the first is the old row."""
-        if not (self._old and self._new):
-            return ""
-        return f"            row += tuple_values(m, place + 3, {len(self._new)})[0]"
 
     def _strip(self) -> list[str]:
         """Take the length, and what introduces the second tuple, off the values that are used more than once."""
@@ -185,10 +177,6 @@ class _Function:
             f"t = join(({', '.join(self._texts)}))",
             f"if not t.isascii() or t.translate(None, SAFE): {escaped}",
         ]
-
-    def _check(self) -> list[str]:
-        unchanged = ["if UNCHANGED in row: raise Unparsed"] if self._letter != READ else []
-        return [*unchanged, *self._same_key()]
 
     def _same_key(self) -> list[str]:
         if not (self._old and self._new) or not self._relation.key:
@@ -271,9 +259,8 @@ def _indented(lines: Sequence[str]) -> str:
 
 def _nullable(kind: Kind, name: str) -> str:
     """The same expression for a value that may be None."""
-    parts = _expression(kind, name)
-    value = f"join(({', '.join(part if isinstance(part, str) else repr(part) for part in parts)},))"
-    return f"(b'null' if {name} is None else {parts[0] if isinstance(parts[0], str) else value})"
+    value = " + ".join(part if isinstance(part, str) else repr(part) for part in _expression(kind, name))
+    return f"(b'null' if {name} is None else {value})"
 
 
 def _key_expression(field: Field, name: str) -> str:
@@ -297,6 +284,42 @@ _EXPRESSIONS: Final[Mapping[Kind, tuple[bytes | str, ...]]] = {
 def _expression(kind: Kind, name: str) -> list[bytes | str]:
     """A column's JSON as constants and Python expressions over its text."""
     return [part.format(name) if isinstance(part, str) else part for part in _EXPRESSIONS[kind]]
+
+
+def _values(pieces: Sequence[bytes], start: int) -> list[bytes | None]:
+    """The values of a message's tuples: it was split at what introduces short values, the first column is at `start`.
+
+    Raises `Unparsed` where a value was not sent, or the head of the message looks like the beginning of one.
+    """
+    first = pieces[0]
+    if len(first) < start:
+        raise Unparsed("the head was split")
+    values = _between(first, start) if len(first) > start else []
+    for piece in pieces[1:]:
+        end = piece[0] + 1
+        values.append(piece[1:end])
+        if end < len(piece):
+            values += _between(piece, end)
+    return values
+
+
+def _between(piece: bytes, place: int) -> list[bytes | None]:
+    """What stands between two short values: nulls, long values, the beginning of a second tuple."""
+    values: list[bytes | None] = []
+    while place < len(piece):
+        kind = piece[place]
+        if kind == NULL:
+            values.append(None)
+            place += 1
+        elif kind == TEXT:
+            end = place + 5 + int.from_bytes(piece[place + 1 : place + 5])
+            values.append(piece[place + 5 : end])
+            place = end
+        elif kind == NEW:
+            place += 3
+        else:
+            raise Unparsed(f"a value of kind {chr(kind)!r}")
+    return values
 
 
 def _inner(value: bytes) -> bytes:
@@ -338,14 +361,13 @@ _GLOBALS: Final[Mapping[str, Any]] = {
     "key_part": key_part,
     "in_json": in_json,
     "Unparsed": Unparsed,
-    "UNCHANGED": UNCHANGED,
     "inner": _inner,
     "SAFE": bytes(set(range(0x20, 0x80)) - set(b'"\\')),  # what stands in a JSON string as it is
     "without_xid": without_xid,
-    "tuple_values": tuple_values,
+    "values": _values,
     "unescaped": unescaped,
     "SEPARATOR": b"t\0\0\0",
     "TAB": b"\t",
     "BACKSLASH": b"\\",
-    "NULL": b"\\N",
+    "MISSING": b"\\N",
 }

@@ -20,7 +20,7 @@ INSERT, UPDATE, DELETE, TRUNCATE, MESSAGE = b"IUDTM"
 STREAM_START, STREAM_STOP, STREAM_COMMIT, STREAM_ABORT = b"SEcA"
 
 NEW, KEY, OLD = b"NKO"  # the kinds of tuples
-_NULL, _UNCHANGED, _TEXT = b"nut"
+NULL, _UNCHANGED, TEXT = b"nut"  # the kinds of values
 
 _POSTGRES_EPOCH: Final = 946_684_800 * 10**6  # 2000-01-01 in microseconds since 1970
 _U64: Final = Struct(">Q")
@@ -248,13 +248,13 @@ def tuple_values(message: bytes, place: int, count: int) -> tuple[list[Value], i
     values: list[Value] = []
     for _ in range(count):
         kind = message[place]
-        if kind == _TEXT:
+        if kind == TEXT:
             length = int.from_bytes(message[place + 1 : place + 5])
             place += 5
             values.append(message[place : place + length])
             place += length
-        elif kind in {_NULL, _UNCHANGED}:
-            values.append(None if kind == _NULL else UNCHANGED)
+        elif kind in (NULL, _UNCHANGED):
+            values.append(None if kind == NULL else UNCHANGED)
             place += 1
         else:
             raise Malformed(f"a column of kind {chr(kind)!r}")

@@ -83,16 +83,20 @@ def _message(
     return wire.update(7, rows[1])
 
 
-@given(changes())
-def test_generated_and_plain_decoders_agree(case: tuple[Relation, list[tuple[int, bytes, Any, Any]]]) -> None:
+@given(changes(), st.binary(min_size=24, max_size=24) | st.just(b"t\0\0\0" * 6), st.sampled_from([b"", b"t\0\0\0"]))
+def test_generated_and_plain_decoders_agree(
+    case: tuple[Relation, list[tuple[int, bytes, Any, Any]]], place: bytes, xid: bytes
+) -> None:
+    """Wherever in the WAL, whatever the time, and inside a stream too."""
     relation, found = case
     runs, row = compiled(NAMES, relation), Row(NAMES, relation)
-    for letter, message, *_ in found:
+    for letter, sent, *_ in found:
+        message = sent[:1] + place + sent[25:26] + xid + sent[26:]
         lines: list[bytes] = []
         keys: list[int] = []
         specials: dict[int, Special] = {}
-        assert runs[letter]([message], 0, 1, 4, TX, b"", lines, keys, specials) == 1
-        line, key, special = row.line(frame(NAMES, relation, OPERATIONS[letter]), message, 5, TX)
+        assert runs[letter]([message], 0, 1, 4, TX, xid, lines, keys, specials) == 1
+        line, key, special = row.line(frame(NAMES, relation, OPERATIONS[letter]), sent, 5, TX)
         assert lines == [line]
         assert (keys, specials) == ([key], {0: special} if special else {})
 
