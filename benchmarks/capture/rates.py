@@ -17,7 +17,7 @@ from tests.fixtures.postgres import Database
 
 HEAPS: Final = {"small heap": "256m", "large heap": "4g"}
 DEADLINE: Final = 600.0
-RAW: Final = ("pg_recvlogical", "psycopg, no decoding", "psycopg, no decoding, streamed")
+RAW: Final = ("pg_recvlogical", "psycopg, no decoding", "psycopg, no decoding, streamed, in gulps")
 
 Figures = dict[str, float | int | str]
 
@@ -69,7 +69,10 @@ class Round:
         recvlogical, psycopg, streamed = RAW
         yield recvlogical, self._timed(lambda: readers.recvlogical(database, f"{self._slot}_recv", end))
         yield psycopg, self._timed(lambda: readers.raw(database, f"{self._slot}_raw"))
-        yield streamed, self._timed(lambda: readers.raw(database, f"{self._slot}_streamed", readers.STREAMED))
+        yield (
+            streamed,
+            self._timed(lambda: readers.raw(database, f"{self._slot}_streamed", readers.STREAMED, readers.GULP)),
+        )
         journal, file = self._journal, self._file
         yield "Headrace to the journal", self._process(journal.running(), lambda: journal.journaled() >= rows)
         yield "Headrace to a file", self._process(file.running(), lambda: has_row(file.out, rows))
