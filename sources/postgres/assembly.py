@@ -241,7 +241,8 @@ class Assembly:
         kept = [run for run in page.runs if run.xid not in aborted]
         tables = {run.oid: self._tables.get(run.oid) for run in kept}
         early = {oid for oid, table in tables.items() if table is not None and open_.tx.lsn < table.since}
-        whole = open_.skip == 0 and not early and self._ordinal == page.before and len(kept) == len(page.runs)
+        numbered = self._ordinal == page.before and 0 <= open_.skip <= page.before
+        whole = numbered and not early and len(kept) == len(page.runs)
         found = page.whole(open_.tx) if whole else chosen(page, aborted, early, open_.tx, self._ordinal, open_.skip)
         self._ordinal = found.ordinal
         if len(found.lines):

@@ -24,7 +24,9 @@ REPORT: Final = 1.0  # seconds between reports of what is durable, whether that 
 SOON: Final = 0.1  # seconds from its moving to a report
 IDLE: Final = 10.0  # seconds between notes of how far the server looked without finding anything for us
 SILENT: Final = 30.0  # seconds without a word after which the server is asked for one; after two of them it is gone
-GATHER: Final = 0.001  # seconds to let messages of a large transaction gather: each wake-up costs both ends
+# Seconds to leave the server alone once all that it sent of a running transaction is taken. While our buffer has room,
+# each row is a segment of its own, which costs the server 5 µs; once it is full, they gather on its side: 1 µs (tried).
+GATHER: Final = 0.005
 AT_ONCE: Final = 2  # appends in flight beyond which small portions wait to grow
 
 

@@ -8,6 +8,7 @@ was not acknowledged.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from struct import Struct
 from typing import Final, NamedTuple
@@ -39,12 +40,25 @@ class Raw(NamedTuple):
     message: bytes
 
 
+@contextmanager
+def _kept(path: Path) -> Iterator[None]:
+    """Raises `Transient` where the file cannot be made, written or read."""
+    try:
+        yield
+    except OSError as error:
+        hint = (
+            "free some space there, or set `streaming = false`: the server then keeps the transaction until its commit"
+        )
+        raise Transient(f"a running transaction cannot be kept in {path.parent}: {error}", hint=hint) from error
+
+
 class Running:
     """One running transaction: a file of what it did, and which of its parts were rolled back."""
 
     def __init__(self, path: Path, xid: int, names: Names, tables: Tables) -> None:
         self._path = path
-        self._file = path.open("w+b", 0)
+        with _kept(path):
+            self._file = path.open("wb", 0)
         self._names = names
         self._tables = tables.branch()
         self._xid = xid
@@ -134,14 +148,9 @@ class Running:
 
     def _write(self, kind: int, payload: bytes) -> None:
         record = memoryview(_RECORD.pack(kind, len(payload)) + payload)
-        try:
+        with _kept(self._path):
             while record:
                 record = record[self._file.write(record) :]
-        except OSError as error:
-            hint = "free some space there, or set `streaming = false`: the server then keeps the transaction until then"
-            raise Transient(
-                f"a running transaction cannot be kept in {self._path.parent}: {error}", hint=hint
-            ) from error
 
     def flush(self) -> None:
         """Seal the rows that came to a page."""
@@ -160,7 +169,7 @@ class Running:
         """All of it, in order."""
         self.flush()
         decode = msgspec.msgpack.Decoder(Page).decode
-        with self._path.open("rb", _BUFFER) as file:
+        with _kept(self._path), self._path.open("rb", _BUFFER) as file:
             while head := file.read(_RECORD.size):
                 kind, length = _RECORD.unpack(head)
                 payload = file.read(length)

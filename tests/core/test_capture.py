@@ -92,7 +92,7 @@ def test_a_source_waits_while_too_much_is_in_flight() -> None:
     async def main() -> None:
         journal = Slow()
         out = capture(journal)
-        noise = random.Random(1).randbytes(1 << 19).hex()
+        noise = random.Random(1).randbytes(1 << 17).hex()
 
         async def produce() -> None:
             for number in range(6):
