@@ -10,7 +10,6 @@ from array import array
 from asyncio import Future
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, pairwise
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -123,13 +122,12 @@ class SourceCapture:
 
     def _within_limit(self, lines: Lines | SealedBlock) -> Lines | SealedBlock:
         """The same lines; values that make one too large are left out of it."""
-        if lines.longest <= self._max_event:
+        if max(lines.lengths, default=0) <= self._max_event:
             return lines
         if isinstance(lines, SealedBlock):
             lines = lines.lines()
-        fitted = [
-            fit(Event.parse(line), self._max_event)[1] if len(line) > self._max_event else line for line in _each(lines)
-        ]
+        limit = self._max_event
+        fitted = [fit(Event.parse(line), limit)[1] if len(line) > limit else line for line in lines.singly()]
         return replace(lines, data=b"".join(fitted), lengths=array("I", map(len, fitted)))
 
     def _seal(self, lines: Lines, state: Sequence[Write]) -> Future[None]:
@@ -210,11 +208,6 @@ class _Sealing:
     blocks: Sequence[SealedBlock] = ()
     size: int = 0
     ready: bool = False
-
-
-def _each(lines: Lines) -> list[bytes]:
-    ends = [0, *accumulate(lines.lengths)]
-    return [lines.data[start:end] for start, end in pairwise(ends)]
 
 
 def _resolve(future: Future[None], error: BaseException | None) -> None:

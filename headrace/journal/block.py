@@ -89,10 +89,9 @@ class Lines:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    @property
-    def longest(self) -> int:
-        """Bytes of the longest line."""
-        return max(self.lengths, default=0)
+    def singly(self) -> list[bytes]:
+        """Each line for itself."""
+        return [self.data[start:end] for start, end in pairwise([0, *accumulate(self.lengths)])]
 
     @classmethod
     def of(cls, events: Sequence[Event], seed: int, lines: Sequence[bytes] | None = None) -> Self:
@@ -145,11 +144,6 @@ class SealedBlock:
     def lengths(self) -> array[int]:
         """Bytes of each line."""
         return _u32(self.index[: 4 * self.count])
-
-    @property
-    def longest(self) -> int:
-        """Bytes of the longest line."""
-        return max(self.lengths, default=0)
 
     def sharing(self, texts: Sequence[bytes], lengths: array[int]) -> SealedBlock:
         """The same lines with texts for their marks; `lengths`: of each line with its texts."""

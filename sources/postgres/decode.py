@@ -110,15 +110,21 @@ class _Function:
         self._kind = OLD if whole else KEY if letter == DELETE else NEW
         self._old = [f"o{field.place}" for field in relation.columns] if self._kind != NEW else []
         self._new = [f"v{field.place}" for field in relation.columns] if letter != DELETE else []
-        self._texts = self._checked_texts()
+        self._texts = self._many_texts()
+        self._often = self._used_often()
         self._constants: dict[str, Any] = {}
 
-    def _checked_texts(self) -> list[str]:
+    def _many_texts(self) -> list[str]:
         """Texts that are looked at together for what JSON escapes, where they are many: most hold nothing of it."""
         fields = [f for f in self._relation.visible if f.kind is Kind.TEXT and f not in self._relation.key]
         prefixes = ("o" if self._old else "") + ("v" if self._new else "")
         found = [f"{prefix}{field.place}" for prefix in prefixes for field in fields]
         return found if len(found) >= TEXTS and self._kind != KEY else []
+
+    def _used_often(self) -> set[str]:
+        """Values that the fast way uses more than once."""
+        fields = [*self._relation.key, *(field for field in self._relation.visible if field.kind is Kind.FLOAT)]
+        return {*self._texts, *(f"{prefix}{field.place}" for prefix in "ov" for field in fields)}
 
     def build(self) -> Any:
         """The function; what it needs are its globals."""
@@ -160,9 +166,7 @@ class _Function:
         """Take the length, and what introduces the second tuple, off the values that are used more than once."""
         if self._letter == READ:
             return []
-        often = {field.place for field in self._relation.key}
-        often |= {field.place for field in self._relation.visible if field.kind is Kind.FLOAT}
-        names = [name for name in (*self._old, *self._new) if int(name[1:]) in often or name in self._texts]
+        names = [name for name in (*self._old, *self._new) if name in self._often]
         return [*(f"{name} = {self._bare(name)}" for name in names), *self._same_key()]
 
     def _bare(self, name: str) -> str:
@@ -230,9 +234,9 @@ class _Function:
 
     def _short(self, field: Field, name: str) -> list[bytes | str]:
         """The expression for a value of the fast way."""
-        once = field.kind is not Kind.FLOAT and field not in self._relation.key and name not in self._texts
         kind = Kind.PLAIN if name in self._texts else field.kind
-        return _expression(kind, self._bare(name) if once and self._letter != READ else name)
+        bare = self._letter == READ or name in self._often
+        return _expression(kind, name if bare else self._bare(name))
 
     def _pieces(self, parts: Sequence[bytes | str]) -> str:
         """Constants and expressions, neighbouring constants joined."""

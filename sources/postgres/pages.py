@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from array import array
-from itertools import accumulate
 from typing import Final, NamedTuple
 
 import msgspec
@@ -29,7 +28,6 @@ class DraftTx(Tx):
         super().__init__(0, 0, xid, 0, origin)
         self.frames: dict[Frame, int] = {}
         self.latest = 0
-        self.longer = 0
 
     @property
     def full(self) -> bool:
@@ -106,7 +104,7 @@ def chosen(page: Page, aborted: Xids, early: set[int], tx: Tx, ordinal: int, ski
     The first `skip` ordinals of the transaction are in the journal already, all of them where it is -1.
     """
     drafted, texts = page.block.lines(), page.texts(tx)
-    ends = [0, *accumulate(drafted.lengths)]
+    given = drafted.singly()
     lines: list[bytes] = []
     places: list[int] = []
     specials: dict[int, Special] = {}
@@ -122,8 +120,7 @@ def chosen(page: Page, aborted: Xids, early: set[int], tx: Tx, ordinal: int, ski
                 continue
             if index in drafted.special:
                 specials[len(lines)] = drafted.special[index]
-            line = drafted.data[ends[index] : ends[index + 1]]
-            lines.append(filled(renumbered(line, number, ordinal), texts))
+            lines.append(filled(renumbered(given[index], number, ordinal), texts))
             places.append(index)
             used.add(oid)
             last = ordinal

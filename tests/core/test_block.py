@@ -158,7 +158,7 @@ def test_texts_told_later_stand_where_their_marks_were(events: list[Event], told
     block = Block(shared.head(7, 1.0, 1.0), shared.index, shared.body)
     block.verify()
     assert block.lines == whole
-    assert (block.raw_size, shared.longest) == (sum(map(len, whole)), max(map(len, whole)))
+    assert (block.raw_size, shared.lengths) == (sum(map(len, whole)), array("I", map(len, whole)))
     assert shared.lines() == Lines.of(events, source_seed("s"), whole)
     assert merge([block]).head(7, 1.0, 1.0) == seal("s", Lines.of(events, source_seed("s"), whole)).head(7, 1.0, 1.0)
 

@@ -176,7 +176,9 @@ def assemble(
 
 
 def events(portions: Iterable[Portion]) -> list[Event]:
-    return [event for portion in portions for event in typed(portion.lines)]
+    found = [portion.lines.lines() if isinstance(portion.lines, SealedBlock) else portion.lines for portion in portions]
+    assert all(len(lines) == len(lines.keys) == len(lines.kinds) for lines in found)
+    return [event for lines in found for event in typed(lines)]
 
 
 def known_after(portions: Iterable[Portion]) -> dict[int, KnownRelation]:
